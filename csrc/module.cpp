@@ -1,0 +1,130 @@
+// metasd._C: the passes of csrc/ for Python. Arguments are raw addresses, sizes and strides; the
+// callers in kernels/ have checked dtypes, shapes and devices. The interpreter lock is released.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include <tuple>
+
+#include "passes.h"
+#include "topk_mask.h"
+
+namespace py = pybind11;
+using namespace metasd;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+using TableTuple = std::tuple<Address, Address, int64_t, int64_t, int64_t>;
+
+MaskedTable table_of(const TableTuple& t) {
+  const auto& [weights, mask, rows, cols, stride] = t;
+  return {at<float>(weights), at<uint32_t>(mask), rows, cols, stride};
+}
+
+bool keep_freed_memory() {
+#ifdef __GLIBC__
+  return mallopt(M_MMAP_THRESHOLD, 1 << 30) && mallopt(M_TRIM_THRESHOLD, -1);
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled passes of metasd: magnitude masks, row passes over scores, table passes.";
+  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  m.attr("STATISTICS") = static_cast<int>(kStatistics);
+  m.attr("GRADIENT") = static_cast<int>(kGradient);
+  m.attr("BOTH") = static_cast<int>(kBoth);
+#ifdef _OPENMP
+  m.attr("OPENMP") = true;
+#else
+  m.attr("OPENMP") = false;
+#endif
+
+  m.def("isa", [] { return passes().isa; }, "The instruction set in use.");
+  m.def("select_isa", [](const std::string& name) { return select_isa(name.c_str()); });
+  m.def("isa_supported", [](const std::string& name) { return isa_supported(name.c_str()); });
+  m.def("bf16_products", [] {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    return false;
+#endif
+  }, "Whether the processor multiplies bf16 numbers faster than fp32 ones (AVX512-BF16).");
+  m.def("keep_freed_memory", keep_freed_memory,
+        "Lets the C allocator keep large freed blocks instead of returning them to the system.");
+
+  m.def("topk_mask", [](const std::vector<TableTuple>& tables, int64_t keep, int threads) {
+    std::vector<MaskedTable> list;
+    for (const TableTuple& t : tables) list.push_back(table_of(t));
+    return topk_mask(list, keep, threads);
+  }, unlocked);
+  m.def("topk_mask_rows", [](const TableTuple& table, int64_t keep, int threads) {
+    return topk_mask_rows(table_of(table), keep, threads);
+  }, unlocked);
+
+  m.def("cross_entropy", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride,
+                            int64_t offset, Address targets, Address weight, float scale,
+                            Address stats, int phase, int threads) {
+    passes().cross_entropy({at<void>(z), half, rows, cols, stride, offset, at<int64_t>(targets),
+                            at<float>(weight), scale, at<float>(stats), phase, threads});
+  }, unlocked);
+  m.def("distillation", [](Address zs, Address zp, bool half, int64_t rows, int64_t cols,
+                           int64_t stride, int64_t offset, Address targets, Address weight,
+                           float scale, float temperature, float difference_weight,
+                           float logarithm_weight, bool source_gradient, Address stats, int phase,
+                           int threads) {
+    passes().distillation({at<void>(zs), at<void>(zp), half, rows, cols, stride, offset,
+                           at<int64_t>(targets), at<float>(weight), scale, temperature,
+                           difference_weight, logarithm_weight, source_gradient, at<float>(stats),
+                           phase, threads});
+  }, unlocked);
+  m.def("meta", [](Address zs, Address zp, Address zdot, bool half, int64_t rows, int64_t cols,
+                   int64_t stride, float scale, float temperature, float forward_weight,
+                   float backward_weight, Address stats, int phase, int threads) {
+    passes().meta({at<void>(zs), at<void>(zp), at<void>(zdot), half, rows, cols, stride, scale,
+                   temperature, forward_weight, backward_weight, at<float>(stats), phase, threads});
+  }, unlocked);
+  m.def("rank", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride, int64_t offset,
+                   Address scores, Address targets, Address indptr, Address indices, Address greater,
+                   Address equal, int threads) {
+    return passes().rank({at<void>(z), half, rows, cols, stride, offset, at<float>(scores),
+                          at<int64_t>(targets), at<int64_t>(indptr), at<int64_t>(indices),
+                          at<int64_t>(greater), at<int64_t>(equal), threads});
+  }, unlocked);
+  m.def("topk", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride, int64_t offset,
+                   int64_t k, Address known_indptr, Address known_indices, Address scores,
+                   Address indices, bool last, int threads) {
+    return passes().topk({at<void>(z), half, rows, cols, stride, offset, k,
+                          at<int64_t>(known_indptr), at<int64_t>(known_indices), at<float>(scores),
+                          at<int64_t>(indices), last, threads});
+  }, unlocked);
+  m.def("cast_rows", [](Address from, Address to, bool half, Address index, Address mask,
+                        int64_t rows, int64_t cols, int64_t from_stride, int64_t to_stride,
+                        int threads) {
+    passes().cast_rows({at<float>(from), at<void>(to), half, at<int64_t>(index), at<uint32_t>(mask),
+                        rows, cols, (cols + 31) / 32, from_stride, to_stride, threads});
+  }, unlocked);
+  m.def("accumulate", [](Address to, Address from, bool half, Address mask, int64_t rows,
+                         int64_t cols, bool add, int threads) {
+    passes().accumulate({at<float>(to), at<void>(from), half, at<uint32_t>(mask), rows, cols,
+                         (cols + 31) / 32, add, threads});
+  }, unlocked);
+  m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
+                          int threads) {
+    passes().scatter_add({at<float>(to), at<int64_t>(index), at<float>(from), rows, cols, threads});
+  }, unlocked);
+}

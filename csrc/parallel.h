@@ -1,0 +1,43 @@
+// Static partition of work over the threads of the OpenMP runtime (the one torch has loaded).
+#pragma once
+
+#include <cstdint>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+// Compiles a plain loop once per instruction set; the loader chooses (for loops that the compiler
+// vectorises by itself; the row passes have their own dispatch, see isa.cpp).
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define METASD_CLONES \
+  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define METASD_CLONES
+#endif
+
+namespace metasd {
+
+// Calls body(begin, end, thread) on `threads` contiguous ranges that cover 0 .. count.
+template <class Body>
+void parallel_ranges(int64_t count, int threads, Body body) {
+#ifdef _OPENMP
+  if (threads > 1 && count > 1) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int thread = 0; thread < threads; ++thread)
+      body(count * thread / threads, count * (thread + 1) / threads, thread);
+    return;
+  }
+#endif
+  for (int thread = 0; thread < threads; ++thread)
+    body(count * thread / threads, count * (thread + 1) / threads, thread);
+}
+
+template <class Body>
+void parallel_rows(int64_t rows, int threads, Body body) {
+  parallel_ranges(rows, threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+}  // namespace metasd

@@ -1,0 +1,118 @@
+// What a row pass is told, and the table of passes of one instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace metasd {
+
+using bf16 = uint16_t;  // the upper half of a float's bits
+
+enum Phase { kStatistics = 1, kGradient = 2, kBoth = 3 };
+
+constexpr int kCrossEntropyStats = 3;
+constexpr int kDistillationStats = 10;
+constexpr int kMetaStats = 6;
+
+// Score blocks are (rows, cols) with `stride` elements between rows, bf16 if `half` else fp32; their
+// first column is entity `offset`. `stats` is (rows, k...Stats), `scale` the factor of every gradient.
+struct CrossEntropyArgs {
+  void* z;
+  bool half;
+  int64_t rows, cols, stride, offset;
+  const int64_t* targets;
+  const float* weight;  // per row, or null
+  float scale;
+  float* stats;
+  int phase, threads;
+};
+
+struct DistillationArgs {
+  void *zs, *zp;
+  bool half;
+  int64_t rows, cols, stride, offset;
+  const int64_t* targets;
+  const float* weight;  // per row, or null
+  float scale, temperature;
+  float difference_weight, logarithm_weight;  // of (p_p - p_s) and of p (log ratio - KL)
+  bool source_gradient;
+  float* stats;
+  int phase, threads;
+};
+
+struct MetaArgs {
+  void* zs;
+  const void *zp, *zdot;
+  bool half;
+  int64_t rows, cols, stride;
+  float scale, temperature, forward_weight, backward_weight;
+  float* stats;
+  int phase, threads;
+};
+
+struct RankArgs {
+  const void* z;
+  bool half;
+  int64_t rows, cols, stride, offset;
+  const float* scores;  // the target's score of every row
+  const int64_t *targets, *indptr, *indices;
+  int64_t *greater, *equal;
+  int threads;
+};
+
+struct TopkArgs {
+  void* z;
+  bool half;
+  int64_t rows, cols, stride, offset, k;
+  const int64_t *known_indptr, *known_indices;
+  float* scores;     // (rows, k), -inf before the first block
+  int64_t* indices;  // (rows, k), -1 before the first block
+  bool last;         // sort after this block
+  int threads;
+};
+
+struct CastArgs {
+  const float* from;
+  void* to;
+  bool half;
+  const int64_t* index;  // null: every row in order
+  const uint32_t* mask;  // null: all kept
+  int64_t rows, cols, words, from_stride, to_stride;
+  int threads;
+};
+
+struct AccumulateArgs {
+  float* to;
+  const void* from;
+  bool half;
+  const uint32_t* mask;  // null: all kept
+  int64_t rows, cols, words;
+  bool add;
+  int threads;
+};
+
+struct ScatterArgs {
+  float* to;
+  const int64_t* index;
+  const float* from;
+  int64_t rows, cols;
+  int threads;
+};
+
+struct Passes {
+  const char* isa;
+  void (*cross_entropy)(const CrossEntropyArgs&);
+  void (*distillation)(const DistillationArgs&);
+  void (*meta)(const MetaArgs&);
+  int64_t (*rank)(const RankArgs&);
+  int64_t (*topk)(const TopkArgs&);
+  void (*cast_rows)(const CastArgs&);
+  void (*accumulate)(const AccumulateArgs&);
+  void (*scatter_add)(const ScatterArgs&);
+};
+
+// The passes in use: the best instruction set of this processor, or what select_isa() named.
+const Passes& passes();
+bool select_isa(const char* name);
+bool isa_supported(const char* name);
+
+}  // namespace metasd

@@ -1,0 +1,128 @@
+// Sixteen-lane vectors, written once with GCC vector extensions. This file is included inside one
+// namespace per instruction set (see isa.cpp); the compiler lowers the same code to AVX-512, to two
+// AVX2 registers or to four SSE registers.
+
+using f32 = float __attribute__((vector_size(64)));
+using i32 = int32_t __attribute__((vector_size(64)));
+using u32 = uint32_t __attribute__((vector_size(64)));
+using u16 = uint16_t __attribute__((vector_size(32)));
+
+constexpr int kLanes = 16;
+
+// How many of the sixteen lanes of a load exist: all of them, or the first `count` at a row's end.
+struct All {};
+struct First {
+  int count;
+};
+
+METASD_INLINE f32 splat(float x) { return f32{} + x; }
+
+METASD_INLINE i32 lane_ids() {
+  return i32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+
+METASD_INLINE f32 widen(u16 half) { return (f32)(__builtin_convertvector(half, u32) << 16); }
+
+// Round to nearest even; a NaN stays a NaN (the rounding increment could carry it into an infinity).
+METASD_INLINE u16 narrow(f32 v) {
+  u32 bits = (u32)v;
+  bits += 0x7fffu + ((bits >> 16) & 1u);
+  bits = v == v ? bits : u32{} + 0x7fc00000u;
+  return __builtin_convertvector(bits >> 16, u16);
+}
+
+METASD_INLINE f32 load(const float* p, All) {
+  f32 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+METASD_INLINE f32 load(const float* p, First lanes) {
+  f32 v{};
+  __builtin_memcpy(&v, p, sizeof(float) * lanes.count);
+  return v;
+}
+METASD_INLINE f32 load(const bf16* p, All) {
+  u16 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return widen(v);
+}
+METASD_INLINE f32 load(const bf16* p, First lanes) {
+  u16 v{};
+  __builtin_memcpy(&v, p, sizeof(bf16) * lanes.count);
+  return widen(v);
+}
+METASD_INLINE void store(float* p, f32 v, All) { __builtin_memcpy(p, &v, sizeof v); }
+METASD_INLINE void store(float* p, f32 v, First lanes) {
+  __builtin_memcpy(p, &v, sizeof(float) * lanes.count);
+}
+METASD_INLINE void store(bf16* p, f32 v, All) {
+  u16 half = narrow(v);
+  __builtin_memcpy(p, &half, sizeof half);
+}
+METASD_INLINE void store(bf16* p, f32 v, First lanes) {
+  u16 half = narrow(v);
+  __builtin_memcpy(p, &half, sizeof(bf16) * lanes.count);
+}
+
+// The lanes that exist, and `other` in those that do not.
+METASD_INLINE f32 keep(f32 v, float, All) { return v; }
+METASD_INLINE f32 keep(f32 v, float other, First lanes) {
+  return lane_ids() < lanes.count ? v : splat(other);
+}
+
+METASD_INLINE f32 larger(f32 a, f32 b) { return a > b ? a : b; }
+
+METASD_INLINE float horizontal_max(f32 v) {
+  float best = v[0];
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+METASD_INLINE float horizontal_sum(f32 v) {
+  float sums[kLanes];
+  __builtin_memcpy(sums, &v, sizeof v);
+  for (int width = kLanes / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) sums[i] += sums[i + width];
+  return sums[0];
+}
+METASD_INLINE bool any(i32 condition) {
+  uint64_t words[8];
+  __builtin_memcpy(words, &condition, sizeof condition);
+  return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]) != 0;
+}
+METASD_INLINE int64_t count_true(i32 condition) {
+  int64_t sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum -= condition[i];
+  return sum;
+}
+
+// exp(x) for x <= 0, relative error below 2.5e-7 down to -80 and exactly 0 beneath (a softmax term
+// of 1e-35). x = n ln 2 + r; exp(r) = 1 + r + r^2 p(r) with p fitted for the least relative error on
+// |r| <= ln(2) / 2 (3e-9 before rounding); adding 1.5 * 2^23 rounds to an integer in the low bits.
+METASD_INLINE f32 exp_nonpositive(f32 x) {
+  f32 shifted = x * 1.44269504088896341f + 12582912.0f;
+  f32 n = shifted - 12582912.0f;
+  f32 r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  f32 p = splat(0x1.6a2434p-10f);
+  p = p * r + 0x1.1239e2p-7f;
+  p = p * r + 0x1.5558f2p-5f;
+  p = p * r + 0x1.555492p-3f;
+  p = p * r + 0x1.fffffcp-2f;
+  f32 e = (r * r) * p + r + 1.0f;
+  f32 scaled = (f32)((i32)e + ((i32)shifted << 23));
+  return x < -80.0f ? splat(0.0f) : scaled;
+}
+
+// Calls body(j, lanes) for j = begin, begin + 16, ...; the last call may have fewer lanes.
+template <class Body>
+METASD_INLINE void vectors(int64_t begin, int64_t end, Body body) {
+  int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) body(j, All{});
+  if (j < end) body(j, First{static_cast<int>(end - j)});
+}
+
+// Bits `16 * half ...` of a mask word as a lane condition (all ones where the weight is kept).
+METASD_INLINE i32 mask_lanes(uint32_t word, int half) {
+  u32 bit = ((u32{} + (word >> (kLanes * half))) >> (u32)lane_ids()) & 1u;
+  return -(i32)bit;
+}

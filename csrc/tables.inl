@@ -1,0 +1,66 @@
+// Passes over embedding tables: cast and mask, gather, scatter-add. Included once per instruction set.
+
+// The 16 mask bits of columns j .. j + 15 of a row, as a lane condition.
+METASD_INLINE i32 mask_at(const uint32_t* words, int64_t j) {
+  return mask_lanes(words[j / 32], static_cast<int>(j / kLanes % 2));
+}
+
+template <class Out, class In>
+METASD_INLINE void copy_row(Out* to, const In* from, const uint32_t* words, int64_t cols) {
+  vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+    f32 v = load(from + j, lanes);
+    if (words) v = mask_at(words, j) ? v : splat(0.0f);
+    store(to + j, v, lanes);
+  });
+}
+
+void cast_rows(const CastArgs& a) {
+  parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const int64_t source = a.index ? a.index[row] : row;
+    const uint32_t* words = a.mask ? a.mask + source * a.words : nullptr;
+    const float* from = a.from + source * a.from_stride;
+    if (a.half)
+      copy_row(static_cast<bf16*>(a.to) + row * a.to_stride, from, words, a.cols);
+    else
+      copy_row(static_cast<float*>(a.to) + row * a.to_stride, from, words, a.cols);
+  });
+}
+
+// to = mask * from, or to += mask * from.
+template <class In>
+METASD_INLINE void accumulate_row(float* to, const In* from, const uint32_t* words, int64_t cols,
+                                  bool add) {
+  vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+    f32 v = load(from + j, lanes);
+    if (words) v = mask_at(words, j) ? v : splat(0.0f);
+    if (add) v += load(to + j, lanes);
+    store(to + j, v, lanes);
+  });
+}
+
+void accumulate(const AccumulateArgs& a) {
+  parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const uint32_t* words = a.mask ? a.mask + row * a.words : nullptr;
+    float* to = a.to + row * a.cols;
+    if (a.half)
+      accumulate_row(to, static_cast<const bf16*>(a.from) + row * a.cols, words, a.cols, a.add);
+    else
+      accumulate_row(to, static_cast<const float*>(a.from) + row * a.cols, words, a.cols, a.add);
+  });
+}
+
+// to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
+// order, and the same bits, whatever the number of threads.
+void scatter_add(const ScatterArgs& a) {
+  const int64_t slices = (a.cols + kLanes - 1) / kLanes;
+  parallel_ranges(slices, a.threads, [&](int64_t first, int64_t last, int) {
+    const int64_t begin = first * kLanes, end = last * kLanes < a.cols ? last * kLanes : a.cols;
+    for (int64_t i = 0; i < a.rows; ++i) {
+      float* to = a.to + a.index[i] * a.cols;
+      const float* from = a.from + i * a.cols;
+      vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
+        store(to + j, load(to + j, lanes) + load(from + j, lanes), lanes);
+      });
+    }
+  });
+}

@@ -1,0 +1,22 @@
+// Exact magnitude masks over several fp32 tables.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace metasd {
+
+struct MaskedTable {
+  const float* weights;
+  uint32_t* mask;  // (rows, words), words = ceil(cols / 32)
+  int64_t rows, cols, stride;
+};
+
+// Keeps the `keep` largest magnitudes of all tables together; among equal ones the lower index in the
+// earlier table. Returns false, with the masks unspecified, if a weight is NaN.
+bool topk_mask(const std::vector<MaskedTable>& tables, int64_t keep, int threads);
+
+// The same with `keep` weights in every row of one table.
+bool topk_mask_rows(const MaskedTable& table, int64_t keep, int threads);
+
+}  // namespace metasd

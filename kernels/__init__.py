@@ -1,0 +1,40 @@
+"""The operations of metasd on plain tensors: masks, 1-N scores, losses in closed form, ranking.
+
+Installed as `metasd.kernels`. Kernels know tensors, never models, graphs or configurations. Every
+operation is registered in the `metasd::` namespace of `torch.library` with a plain-torch reference
+(any device, fp32 and fp64), a CPU implementation that streams score blocks, and a fake for
+`torch.compile`.
+"""
+
+if __name__ == "kernels":
+    raise ImportError("this package is metasd.kernels: `pip install .`, then `from metasd import kernels`")
+
+from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
+from .distillation import inner_distillation, mutual_distillation
+from .entity_cross_entropy import entity_cross_entropy, entity_cross_entropy_gradients
+from .masked_rows import masked_rows, scatter_rows
+from .meta_gradient import meta_gradient
+from .ranking import rank_targets, topk_entities
+from .score_entities import score_entities, score_triples
+from .topk_mask import apply_mask, pack_mask, topk_mask, unpack_mask
+
+__all__ = [
+    "DEFAULT_SCORE_MEMORY",
+    "apply_mask",
+    "block_shape",
+    "entity_cross_entropy",
+    "entity_cross_entropy_gradients",
+    "inner_distillation",
+    "masked_rows",
+    "meta_gradient",
+    "mutual_distillation",
+    "pack_mask",
+    "product_dtype",
+    "rank_targets",
+    "scatter_rows",
+    "score_entities",
+    "score_triples",
+    "topk_entities",
+    "topk_mask",
+    "unpack_mask",
+]

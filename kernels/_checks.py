@@ -1,0 +1,110 @@
+"""Checks at the border: every public operation states what it was given and what it wanted."""
+
+from torch import Tensor, float32, float64, int32, int64
+
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+
+
+def shape_of(x: Tensor) -> str:
+    return "(" + ", ".join(map(str, x.shape)) + ")"
+
+
+def check_table(name: str, x: Tensor, rows: int | None = None, like: Tensor | None = None) -> None:
+    """A two-dimensional fp32 or fp64 tensor with contiguous rows; as wide, as precise as `like`."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(x).__name__}")
+    if x.dtype not in (float32, float64):
+        raise TypeError(f"{name} must be float32 or float64; got {x.dtype}")
+    if x.dim() != 2 or x.shape[1] == 0:
+        raise ValueError(f"{name} must be (rows, columns) with columns > 0; got {shape_of(x)}")
+    if rows is not None and x.shape[0] != rows:
+        raise ValueError(f"{name} must have {rows} rows; got {shape_of(x)}")
+    if like is not None:
+        if x.shape[1] != like.shape[1]:
+            raise ValueError(
+                f"{name} must be ({rows if rows is not None else 'N'}, {like.shape[1]}) to match "
+                f"{shape_of(like)}; got {shape_of(x)}"
+            )
+        if x.dtype != like.dtype or x.device != like.device:
+            raise TypeError(
+                f"{name} must be {like.dtype} on {like.device}; got {x.dtype} on {x.device}"
+            )
+    if x.numel() and not x.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous; got strides {tuple(x.stride())} (call .contiguous())"
+        )
+
+
+def check_mask(mask: Tensor | None, table: Tensor) -> None:
+    """Packed mask words for `table`: int32 (rows, ceil(columns / 32)) on the same device."""
+    if mask is None:
+        return
+    wanted = (table.shape[0], (table.shape[1] + 31) // 32)
+    if not isinstance(mask, Tensor) or mask.dtype != int32:
+        raise TypeError(
+            "mask must be packed int32 words (see pack_mask); got "
+            + (str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__)
+        )
+    if tuple(mask.shape) != wanted:
+        raise ValueError(f"mask must be {wanted} for a table {shape_of(table)}; got {shape_of(mask)}")
+    if mask.device != table.device or not mask.is_contiguous():
+        raise ValueError(f"mask must be contiguous on {table.device}; got {mask.device}")
+
+
+def check_index(name: str, index: Tensor, size: int, rows: int | None = None) -> None:
+    """Whole numbers in 0 .. size - 1: int64 (rows,)."""
+    if not isinstance(index, Tensor) or index.dtype != int64:
+        got = index.dtype if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"{name} must be an int64 tensor; got {got}")
+    if index.dim() != 1 or (rows is not None and index.shape[0] != rows):
+        wanted = "B" if rows is None else rows
+        raise ValueError(f"{name} must be ({wanted},); got {shape_of(index)}")
+    if not index.is_contiguous():
+        raise ValueError(f"{name} must be contiguous; got strides {tuple(index.stride())}")
+    if index.numel():
+        low, high = (int(v) for v in index.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must lie in 0 .. {size - 1}; got {low if low < 0 else high}")
+
+
+def check_weight(weight: Tensor | None, entities: Tensor) -> None:
+    """A weight per entity (N,), in the tables' dtype and on their device."""
+    if weight is None:
+        return
+    if tuple(weight.shape) != (entities.shape[0],):
+        raise ValueError(f"weight must be ({entities.shape[0]},), one per entity; got {shape_of(weight)}")
+    if weight.dtype != entities.dtype or weight.device != entities.device:
+        raise TypeError(
+            f"weight must be {entities.dtype} on {entities.device}; got {weight.dtype} on {weight.device}"
+        )
+
+
+def check_streaming(precision: str, score_memory: int) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    if score_memory <= 0:
+        raise ValueError(f"score_memory must be a positive number of bytes; got {score_memory}")
+
+
+def check_distillation(temperature: float, forward_weight: float, backward_weight: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive; got {temperature}")
+    if forward_weight < 0 or backward_weight < 0:
+        raise ValueError(
+            "forward_weight and backward_weight must not be negative; "
+            f"got {forward_weight} and {backward_weight}"
+        )
+
+
+def check_known(
+    known: tuple[Tensor, Tensor] | None, rows: int, size: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """CSR rows of known answers: (indptr int64 (rows + 1,), indices int64), or (None, None)."""
+    if known is None:
+        return None, None
+    indptr, indices = known
+    check_index("known indices", indices, size)
+    check_index("known indptr", indptr, indices.shape[0] + 1, rows + 1)
+    if int(indptr[0]) != 0 or int(indptr[-1]) != indices.shape[0] or bool((indptr.diff() < 0).any()):
+        raise ValueError(f"known indptr must rise from 0 to {indices.shape[0]}, the number of indices")
+    return indptr, indices

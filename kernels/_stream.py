@@ -1,0 +1,210 @@
+"""How score matrices pass through bounded memory on a CPU: precision, block shapes, the stream.
+
+Every loss here is a row-wise function of scores `z = left @ right.T` whose gradient `G` with respect
+to `z` is row-wise too, and ends in the products `G @ right` and `G.T @ left`. `stream` runs the
+products through the library and a compiled row pass over each block of scores in between.
+"""
+
+import functools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metasd import _C
+
+DEFAULT_SCORE_MEMORY = 256 << 20
+"""Bytes that score blocks may take together, unless an operation is told otherwise."""
+
+_TILE_ROWS, _TILE_COLUMNS = 64, 1024  # the least block: below it products lose their speed
+
+
+@functools.cache
+def _bf16_is_fast() -> bool:
+    """METASD_BF16=0 or 1 overrides what the processor says."""
+    override = os.environ.get("METASD_BF16")
+    return _C.bf16_products() if override is None else override != "0"
+
+
+def product_dtype(precision: str) -> torch.dtype:
+    """The dtype of a CPU product's operands: `auto` is bf16 where the processor does it fast.
+
+    tf32 is a GPU format; on a CPU it means fp32.
+    """
+    if precision == "bf16" or (precision == "auto" and _bf16_is_fast()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def block_shape(
+    rows: int, columns: int, matrices: int, itemsize: int, score_memory: int
+) -> tuple[int, int]:
+    """(rows, columns) of a score block so that `matrices` of them fit in `score_memory` bytes.
+
+    Whole rows while at least a tile's height of them fits, else a tile's height and as many columns
+    as fit; never less than one tile. Blocks are evened out, so that the last is not a sliver.
+    """
+    elements = score_memory // (matrices * itemsize)
+    tile_rows = min(rows, _TILE_ROWS)
+    if tile_rows * columns <= elements:
+        return _even(rows, elements // max(columns, 1)), columns
+    fitting = elements // max(tile_rows, 1) // _TILE_COLUMNS * _TILE_COLUMNS
+    return tile_rows, _even(columns, max(fitting, _TILE_COLUMNS))
+
+
+def _even(size: int, largest: int) -> int:
+    if size <= largest:
+        return size
+    blocks = math.ceil(size / largest)
+    return min(largest, math.ceil(size / blocks / 16) * 16)
+
+
+def blocks(size: int, step: int) -> Iterator[slice]:
+    for start in range(0, size, max(step, 1)):
+        yield slice(start, min(start + step, size))
+
+
+_buffers = threading.local()
+
+
+def workspace(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A scratch tensor of this thread, reused by the next call of the same name.
+
+    Fresh memory costs a page fault every 4 KiB, as much time as the passes that fill it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    buffer: Tensor | None = getattr(_buffers, name, None)
+    if buffer is None or buffer.numel() < size:
+        buffer = torch.empty(size, dtype=torch.uint8)
+        setattr(_buffers, name, buffer)
+    return buffer[:size].view(dtype).view(shape)
+
+
+def release_workspaces() -> None:
+    """Gives this thread's scratch memory back."""
+    vars(_buffers).clear()
+
+
+def cast_rows(table: Tensor, mask: Tensor | None, out: Tensor, index: Tensor | None = None) -> Tensor:
+    """`out = (mask * table)[index]` in `out`'s dtype, fp32 or bf16; rows of `out` may be strided."""
+    _C.cast_rows(
+        table.data_ptr(),
+        out.data_ptr(),
+        out.dtype == torch.bfloat16,
+        0 if index is None else index.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        out.shape[0],
+        table.shape[1],
+        table.stride(0),
+        out.stride(0),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def operand(name: str, table: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """`mask * table` as a product takes it: the table itself where nothing has to change."""
+    if mask is None and dtype == table.dtype:
+        return table
+    return cast_rows(table, mask, workspace(name, tuple(table.shape), dtype))
+
+
+def joined(name: str, parts: list[tuple[Tensor, Tensor | None]], dtype: torch.dtype) -> Tensor:
+    """Masked tables side by side: one product over the joint width instead of a sum of products."""
+    width = sum(table.shape[1] for table, _ in parts)
+    out = workspace(name, (parts[0][0].shape[0], width), dtype)
+    start = 0
+    for table, mask in parts:
+        cast_rows(table, mask, out[:, start : start + table.shape[1]])
+        start += table.shape[1]
+    return out
+
+
+@dataclass
+class Scores:
+    """One score matrix `left @ right.T`, and where its gradient goes (if it has one).
+
+    `left` (B, k) and `right` (N, k) share the product dtype. `grad_left` (B, k) and `grad_right`
+    (N, k) are fp32 and written whole; `grad_right` is masked by `mask`.
+    """
+
+    left: Tensor
+    right: Tensor
+    grad_left: Tensor | None = None
+    grad_right: Tensor | None = None
+    mask: Tensor | None = None
+
+
+RowPass = Callable[[list[Tensor], slice, slice, int], None]
+"""Called with the score blocks, their rows and columns, and the phase of `_C`."""
+
+
+def stream(scores: list[Scores], row_pass: RowPass, score_memory: int) -> None:
+    """Runs `row_pass` over all blocks of the score matrices and collects their gradients."""
+    rows, columns = scores[0].left.shape[0], scores[0].right.shape[0]
+    dtype = scores[0].left.dtype
+    height, width = block_shape(rows, columns, len(scores), dtype.itemsize, score_memory)
+    buffers = [workspace(f"scores{i}", (height, width), dtype) for i in range(len(scores))]
+    gradients = any(s.grad_left is not None for s in scores)
+
+    def products(at: slice, entities: slice) -> list[Tensor]:
+        shape = (at.stop - at.start, entities.stop - entities.start)
+        outs = [b.view(-1)[: shape[0] * shape[1]].view(shape) for b in buffers]
+        for s, z in zip(scores, outs, strict=True):
+            torch.mm(s.left[at], s.right[entities].T, out=z)
+        return outs
+
+    if rows == 0:
+        for s in scores:
+            if s.grad_right is not None:
+                s.grad_right.zero_()
+    for at in blocks(rows, height):
+        if width >= columns:
+            entities = slice(0, columns)
+            z = products(at, entities)
+            row_pass(z, at, entities, _C.BOTH if gradients else _C.STATISTICS)
+            _collect(scores, z, at, entities)
+            continue
+        for entities in blocks(columns, width):
+            row_pass(products(at, entities), at, entities, _C.STATISTICS)
+        if gradients:
+            for entities in blocks(columns, width):
+                z = products(at, entities)
+                row_pass(z, at, entities, _C.GRADIENT)
+                _collect(scores, z, at, entities)
+
+
+def _collect(scores: list[Scores], gradients: list[Tensor], at: slice, entities: slice) -> None:
+    """Adds a block's `G @ right` and `G.T @ left`; the first block of a row or column assigns."""
+    for s, g in zip(scores, gradients, strict=True):
+        if s.grad_left is None or s.grad_right is None:
+            continue
+        product(g, s.right[entities], s.grad_left[at], None, add=entities.start > 0)
+        mask = None if s.mask is None else s.mask[entities]
+        product(g.T, s.left[at], s.grad_right[entities], mask, add=at.start > 0)
+
+
+def product(a: Tensor, b: Tensor, out: Tensor, mask: Tensor | None, add: bool) -> None:
+    """`out = mask * (a @ b)` or `out += ...` in fp32, from fp32 or bf16 operands."""
+    if a.dtype == torch.float32 and not add:
+        torch.mm(a, b, out=out)
+        if mask is None:
+            return
+        result = out
+    else:
+        result = workspace("product", tuple(out.shape), a.dtype)
+        torch.mm(a, b, out=result)
+    _C.accumulate(
+        out.data_ptr(),
+        result.data_ptr(),
+        a.dtype == torch.bfloat16,
+        0 if mask is None else mask.data_ptr(),
+        out.shape[0],
+        out.shape[1],
+        add,
+        torch.get_num_threads(),
+    )

@@ -1,0 +1,216 @@
+"""Cross entropy of 1-N scores over all entities: loss and gradients in one streamed pass."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasd import _C
+
+from ._checks import check_index, check_mask, check_streaming, check_table, check_weight
+from ._stream import (
+    DEFAULT_SCORE_MEMORY,
+    Scores,
+    operand,
+    product_dtype,
+    stream,
+)
+from .topk_mask import apply_mask
+
+
+def entity_cross_entropy(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    pruned: Tensor | None = None,
+    precision: str = "auto",
+    score_memory: int = DEFAULT_SCORE_MEMORY,
+) -> Tensor:
+    """Mean cross entropy of `queries @ (mask * entities).T` against `targets`, differentiable once.
+
+    Args:
+        queries: fp32 or fp64 (B, d). entities: the same dtype, (N, d).
+        targets: int64 (B,) in 0 .. N - 1.
+        mask: packed int32 words of `entities`, or None. The gradient is zero where the mask is.
+        weight: per entity (N,); row i counts `weight[targets[i]]`. The sum is divided by B (not by
+            the sum of weights).
+        pruned: the table to score instead of `mask * entities` where it is more than a mask
+            (quantised values); its gradient goes to `entities` (straight through).
+        precision: of the products, for fp32 tables: `auto | fp32 | tf32 | bf16`.
+        score_memory: bytes that score blocks may take.
+
+    Returns:
+        The loss, a scalar (0 for an empty batch). A second derivative raises RuntimeError.
+
+    Equivalent to: `F.cross_entropy(queries @ (mask * entities).T, targets, reduction="none")`,
+    times `weight[targets]`, summed and divided by B.
+    """
+    return entity_cross_entropy_gradients(
+        queries,
+        entities,
+        targets,
+        mask,
+        weight,
+        pruned=pruned,
+        precision=precision,
+        score_memory=score_memory,
+    )[0]
+
+
+def entity_cross_entropy_gradients(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    pruned: Tensor | None = None,
+    precision: str = "auto",
+    score_memory: int = DEFAULT_SCORE_MEMORY,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `entity_cross_entropy`: (loss, gradient of queries (B, d), gradient of entities (N, d))."""
+    check_table("entities", entities)
+    check_table("queries", queries, like=entities)
+    check_index("targets", targets, entities.shape[0], queries.shape[0])
+    check_mask(mask, entities)
+    check_weight(weight, entities)
+    check_pruned(pruned, entities)
+    check_streaming(precision, score_memory)
+    loss, grad_queries, grad_entities = _entity_cross_entropy(
+        queries, entities, targets, mask, pruned, weight, precision, score_memory
+    )
+    return loss, grad_queries, grad_entities
+
+
+def check_pruned(pruned: Tensor | None, entities: Tensor) -> None:
+    if pruned is not None:
+        check_table("pruned", pruned, entities.shape[0], like=entities)
+
+
+def _reference(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    pruned: Tensor | None,
+    weight: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    table = apply_mask(entities, mask) if pruned is None else pruned
+    log_p = (queries @ table.T).log_softmax(dim=1)
+    loss, g = cross_entropy_of(log_p, targets, weight)
+    return loss, g @ table, apply_mask(g.T @ queries, mask)
+
+
+def cross_entropy_of(log_p: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean weighted cross entropy of log-probabilities (B, N) and its gradient w.r.t. the scores."""
+    rows = torch.arange(len(targets), device=targets.device)
+    w = torch.ones_like(log_p[:, 0]) if weight is None else weight[targets]
+    scale = 1 / max(len(targets), 1)
+    g = log_p.exp()
+    g[rows, targets] -= 1
+    return -(w * log_p[rows, targets]).sum() * scale, g * (w * scale)[:, None]
+
+
+_entity_cross_entropy = torch.library.custom_op("metasd::entity_cross_entropy", mutates_args=())(
+    _reference
+)
+
+
+@_entity_cross_entropy.register_kernel("cpu")
+def _cpu(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    pruned: Tensor | None,
+    weight: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if queries.dtype != torch.float32:
+        return _reference(
+            queries, entities, targets, mask, pruned, weight, precision, score_memory
+        )
+    dtype = product_dtype(precision)
+    table = entities if pruned is None else pruned
+    scores = Scores(
+        operand("queries", queries, None, dtype),
+        operand("entities", table, mask if pruned is None else None, dtype),
+        torch.empty_like(queries),
+        torch.empty_like(entities),
+        mask,
+    )
+    batch = queries.shape[0]
+    row_weight = None if weight is None else weight[targets]
+    statistics = torch.tensor([-torch.inf, 0.0, 0.0]).repeat(batch, 1)
+
+    def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
+        _C.cross_entropy(
+            z[0].data_ptr(),
+            dtype == torch.bfloat16,
+            *z[0].shape,
+            z[0].shape[1],
+            columns.start,
+            targets[at].data_ptr(),
+            0 if row_weight is None else row_weight[at].data_ptr(),
+            1 / batch,
+            statistics[at].data_ptr(),
+            phase,
+            torch.get_num_threads(),
+        )
+
+    stream([scores], row_pass, score_memory)
+    loss = mean_cross_entropy(*statistics.unbind(1), row_weight)
+    assert scores.grad_left is not None and scores.grad_right is not None
+    return loss, scores.grad_left, scores.grad_right
+
+
+def mean_cross_entropy(
+    maximum: Tensor, total: Tensor, target: Tensor, row_weight: Tensor | None
+) -> Tensor:
+    """The loss from a row's statistics: max, sum of exp(z - max), target score, each (B,)."""
+    losses = total.log() + (maximum - target)
+    if row_weight is not None:
+        losses = losses * row_weight
+    return losses.sum() / max(len(losses), 1)
+
+
+@_entity_cross_entropy.register_fake
+def _fake(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    mask: Tensor | None,
+    pruned: Tensor | None,
+    weight: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad: Tensor | None, grad_of_dqueries: Tensor | None, grad_of_dentities: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_of_dqueries is not None or grad_of_dentities is not None:
+        raise RuntimeError(
+            "metasd::entity_cross_entropy is differentiable once: its gradients are closed forms "
+            "that carry no graph"
+        )
+    if grad is None:
+        return (None,) * 8
+    grad_queries, grad_entities = ctx.saved_tensors
+    return grad * grad_queries, grad * grad_entities, *(None,) * 6
+
+
+_entity_cross_entropy.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,271 @@
+"""Ranks of targets and the k best entities per query, streamed without a score matrix."""
+
+import torch
+from torch import Tensor
+
+from metasd import _C
+
+from ._checks import check_index, check_known, check_mask, check_streaming, check_table
+from ._stream import (
+    DEFAULT_SCORE_MEMORY,
+    block_shape,
+    blocks,
+    operand,
+    product_dtype,
+    workspace,
+)
+from .topk_mask import apply_mask
+
+_NAN = "scores hold NaN: no rank can be given; look at the tables' values"
+
+
+def rank_targets(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    known: tuple[Tensor, Tensor] | None = None,
+    mask: Tensor | None = None,
+    *,
+    precision: str = "fp32",
+    score_memory: int = DEFAULT_SCORE_MEMORY,
+) -> tuple[Tensor, Tensor]:
+    """How many entities score above, and how many equal to, each row's target.
+
+    Args:
+        queries: fp32 or fp64 (B, d). entities: (N, d). targets: int64 (B,).
+        known: CSR (indptr int64 (B + 1,), indices int64) of entities to leave out per row, each at
+            most once; the target itself is never counted, listed or not.
+        mask: packed int32 words of `entities`, or None.
+        precision: of the product; fp32 unless told otherwise, since bf16 makes ties.
+
+    Returns:
+        (greater, equal), int64 (B,). The optimistic rank is 1 + greater, the pessimistic one
+        1 + greater + equal, the realistic one their mean.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    check_table("entities", entities)
+    check_table("queries", queries, like=entities)
+    check_index("targets", targets, entities.shape[0], queries.shape[0])
+    check_mask(mask, entities)
+    check_streaming(precision, score_memory)
+    indptr, indices = check_known(known, queries.shape[0], entities.shape[0])
+    greater, equal = _rank_targets(
+        queries, entities, targets, indptr, indices, mask, precision, score_memory
+    )
+    return greater, equal
+
+
+def topk_entities(
+    queries: Tensor,
+    entities: Tensor,
+    k: int,
+    known: tuple[Tensor, Tensor] | None = None,
+    mask: Tensor | None = None,
+    *,
+    precision: str = "fp32",
+    score_memory: int = DEFAULT_SCORE_MEMORY,
+) -> tuple[Tensor, Tensor]:
+    """The k best entities per query, best first; of equal scores the lower index first.
+
+    Args:
+        k: in 1 .. N. Others as in `rank_targets`; `known` answers are left out.
+
+    Returns:
+        (scores (B, k) in the tables' dtype, indices int64 (B, k)). Rows with fewer than k candidates
+        end in score -inf and index -1.
+    """
+    check_table("entities", entities)
+    check_table("queries", queries, like=entities)
+    check_mask(mask, entities)
+    check_streaming(precision, score_memory)
+    if not 1 <= k <= entities.shape[0]:
+        raise ValueError(f"k must lie in 1 .. {entities.shape[0]}, the number of entities; got {k}")
+    indptr, indices = check_known(known, queries.shape[0], entities.shape[0])
+    scores, best = _topk_entities(
+        queries, entities, k, indptr, indices, mask, precision, score_memory
+    )
+    return scores, best
+
+
+def _known_matrix(
+    indptr: Tensor | None, indices: Tensor | None, shape: tuple[int, int], device: torch.device
+) -> Tensor:
+    matrix = torch.zeros(shape, dtype=torch.bool, device=device)
+    if indptr is not None and indices is not None:
+        rows = torch.repeat_interleave(torch.arange(shape[0], device=device), indptr.diff())
+        matrix[rows, indices] = True
+    return matrix
+
+
+def _reference(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    z = queries @ apply_mask(entities, mask).T
+    if bool(z.isnan().any()):
+        raise ValueError(_NAN)
+    others = ~_known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device)
+    rows = torch.arange(z.shape[0], device=z.device)
+    others[rows, targets] = False
+    score = z[rows, targets][:, None]
+    return ((z > score) & others).sum(1), ((z == score) & others).sum(1)
+
+
+_rank_targets = torch.library.custom_op("metasd::rank_targets", mutates_args=())(_reference)
+
+
+@_rank_targets.register_kernel("cpu")
+def _cpu(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    if entities.dtype != torch.float32:
+        return _reference(
+            queries, entities, targets, indptr, indices, mask, precision, score_memory
+        )
+    dtype = product_dtype(precision)
+    left, right = operand("queries", queries, None, dtype), operand("entities", entities, mask, dtype)
+    rows, columns = queries.shape[0], entities.shape[0]
+    height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
+    greater, equal = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
+    parts = list(blocks(columns, width))
+    found_nan = 0
+    for at in blocks(rows, height):
+        # First the targets' scores, out of the very products that are then ranked against them.
+        scores = torch.empty(at.stop - at.start)
+        for part in parts:
+            z = _scores(left[at], right[part])
+            inside = ((targets[at] >= part.start) & (targets[at] < part.stop)).nonzero()[:, 0]
+            scores[inside] = z[inside, targets[at][inside] - part.start].float()
+        for part in parts:
+            if len(parts) > 1:
+                z = _scores(left[at], right[part])
+            found_nan += _C.rank(
+                z.data_ptr(),
+                dtype == torch.bfloat16,
+                *z.shape,
+                z.shape[1],
+                part.start,
+                scores.data_ptr(),
+                targets[at].data_ptr(),
+                0 if indptr is None else indptr[at.start :].data_ptr(),
+                0 if indices is None else indices.data_ptr(),
+                greater[at].data_ptr(),
+                equal[at].data_ptr(),
+                torch.get_num_threads(),
+            )
+    if found_nan:
+        raise ValueError(_NAN)
+    return greater, equal
+
+
+def _scores(left: Tensor, right: Tensor) -> Tensor:
+    z = workspace("scores0", (left.shape[0], right.shape[0]), left.dtype)
+    return torch.mm(left, right.T, out=z)
+
+
+@_rank_targets.register_fake
+def _fake(
+    queries: Tensor,
+    entities: Tensor,
+    targets: Tensor,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(targets), torch.empty_like(targets)
+
+
+def _topk_reference(
+    queries: Tensor,
+    entities: Tensor,
+    k: int,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    z = queries @ apply_mask(entities, mask).T
+    if bool(z.isnan().any()):
+        raise ValueError(_NAN)
+    z = z.masked_fill(_known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device), -torch.inf)
+    scores, order = z.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :k].contiguous(), order[:, :k].contiguous()
+    return scores, order.masked_fill(scores == -torch.inf, -1)
+
+
+_topk_entities = torch.library.custom_op("metasd::topk_entities", mutates_args=())(_topk_reference)
+
+
+@_topk_entities.register_kernel("cpu")
+def _topk_cpu(
+    queries: Tensor,
+    entities: Tensor,
+    k: int,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    if entities.dtype != torch.float32:
+        return _topk_reference(queries, entities, k, indptr, indices, mask, precision, score_memory)
+    dtype = product_dtype(precision)
+    left, right = operand("queries", queries, None, dtype), operand("entities", entities, mask, dtype)
+    rows, columns = queries.shape[0], entities.shape[0]
+    height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
+    scores = torch.full((rows, k), -torch.inf)
+    best = torch.full((rows, k), -1, dtype=torch.int64)
+    found_nan = 0
+    for at in blocks(rows, height):
+        for part in blocks(columns, width):
+            z = _scores(left[at], right[part])
+            found_nan += _C.topk(
+                z.data_ptr(),
+                dtype == torch.bfloat16,
+                *z.shape,
+                z.shape[1],
+                part.start,
+                k,
+                0 if indptr is None else indptr[at.start :].data_ptr(),
+                0 if indices is None else indices.data_ptr(),
+                scores[at].data_ptr(),
+                best[at].data_ptr(),
+                part.stop == columns,
+                torch.get_num_threads(),
+            )
+    if found_nan:
+        raise ValueError(_NAN)
+    return scores, best
+
+
+@_topk_entities.register_fake
+def _topk_fake(
+    queries: Tensor,
+    entities: Tensor,
+    k: int,
+    indptr: Tensor | None,
+    indices: Tensor | None,
+    mask: Tensor | None,
+    precision: str,
+    score_memory: int,
+) -> tuple[Tensor, Tensor]:
+    scores = queries.new_empty(queries.shape[0], k)
+    return scores, torch.empty_like(scores, dtype=torch.int64)

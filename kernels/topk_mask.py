@@ -1,0 +1,143 @@
+"""Magnitude masks: which weights the pruned model keeps, packed 32 to a word."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metasd import _C
+
+from ._checks import check_mask, check_table, shape_of
+from ._stream import cast_rows
+
+
+def topk_mask(
+    tables: Sequence[Tensor], prune_fraction: float = 0.9, granularity: str = "weight"
+) -> list[Tensor]:
+    """The mask of the weights largest in magnitude, over all tables together.
+
+    Args:
+        tables: fp32 or fp64 tensors (rows, columns), contiguous.
+        prune_fraction: share p of the weights to drop, in 0 .. 1. Exactly
+            `total - ceil(p * total)` weights are kept; among equal magnitudes the one with the lower
+            row-major index in the earlier table.
+        granularity: `weight`, one threshold for all tables; or `row`, where every row of every table
+            keeps its own `columns - ceil(p * columns)` largest.
+
+    Returns:
+        One int32 tensor (rows, ceil(columns / 32)) per table: bit j of word w is column 32 w + j.
+
+    Raises:
+        ValueError: a weight is NaN, a fraction or granularity that does not exist.
+
+    Equivalent to a stable descending sort of the joined magnitudes; done by radix select.
+    """
+    tables = list(tables)
+    if not tables:
+        raise ValueError("tables must hold at least one tensor; got none")
+    for i, table in enumerate(tables):
+        check_table(f"tables[{i}]", table)
+        if table.dtype != tables[0].dtype or table.device != tables[0].device:
+            raise TypeError(f"tables must share dtype and device; tables[{i}] is {table.dtype}")
+    if not 0 <= prune_fraction <= 1:
+        raise ValueError(f"prune_fraction must lie in 0 .. 1; got {prune_fraction}")
+    if granularity not in ("weight", "row"):
+        raise ValueError(f"granularity must be weight or row; got {granularity!r}")
+    return _topk_mask(tables, prune_fraction, granularity == "row")
+
+
+def _kept(total: int, prune_fraction: float) -> int:
+    return total - math.ceil(prune_fraction * total)
+
+
+def _reference(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
+    if any(bool(table.isnan().any()) for table in tables):
+        raise ValueError("a mask of NaN weights has no meaning: the tables hold NaN")
+    if per_row:
+        return [
+            pack_mask(_largest(t.abs(), _kept(t.shape[1], prune_fraction))) for t in tables
+        ]
+    flat = torch.cat([table.abs().flatten() for table in tables])
+    kept = _largest(flat[None], _kept(flat.numel(), prune_fraction))[0]
+    parts = kept.split([table.numel() for table in tables])
+    return [pack_mask(p.view(t.shape)) for p, t in zip(parts, tables, strict=True)]
+
+
+def _largest(magnitudes: Tensor, keep: int) -> Tensor:
+    order = magnitudes.sort(dim=1, descending=True, stable=True).indices[:, :keep]
+    return torch.zeros_like(magnitudes, dtype=torch.bool).scatter_(1, order, True)
+
+
+_topk_mask = torch.library.custom_op("metasd::topk_mask", mutates_args=())(_reference)
+
+
+@_topk_mask.register_kernel("cpu")
+def _cpu(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
+    if tables[0].dtype != torch.float32:
+        return _reference(tables, prune_fraction, per_row)
+    threads = torch.get_num_threads()
+    masks = [_empty_mask(table) for table in tables]
+    handles = [
+        (t.data_ptr(), m.data_ptr(), t.shape[0], t.shape[1], t.shape[1])
+        for t, m in zip(tables, masks, strict=True)
+    ]
+    if per_row:
+        sound = all(
+            _C.topk_mask_rows(handle, _kept(handle[3], prune_fraction), threads)
+            for handle in handles
+        )
+    else:
+        total = sum(table.numel() for table in tables)
+        sound = _C.topk_mask(handles, _kept(total, prune_fraction), threads)
+    if not sound:
+        raise ValueError("a mask of NaN weights has no meaning: the tables hold NaN")
+    return masks
+
+
+@_topk_mask.register_fake
+def _fake(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
+    return [_empty_mask(table) for table in tables]
+
+
+def _empty_mask(table: Tensor) -> Tensor:
+    return table.new_empty((table.shape[0], (table.shape[1] + 31) // 32), dtype=torch.int32)
+
+
+def pack_mask(kept: Tensor) -> Tensor:
+    """Packs a boolean tensor (rows, columns) into int32 words (rows, ceil(columns / 32)).
+
+    Bit j of word w is column 32 w + j, least significant first; padding bits are zero.
+    """
+    if kept.dtype != torch.bool or kept.dim() != 2:
+        raise TypeError(f"kept must be bool (rows, columns); got {kept.dtype} {shape_of(kept)}")
+    rows, columns = kept.shape
+    words = (columns + 31) // 32
+    padded = torch.nn.functional.pad(kept, (0, words * 32 - columns)).view(rows, words, 32)
+    bits = padded.to(torch.int64) << torch.arange(32, device=kept.device)
+    return bits.sum(dim=2).to(torch.int32)
+
+
+def unpack_mask(bits: Tensor, columns: int) -> Tensor:
+    """The boolean tensor (rows, columns) that `pack_mask` packed."""
+    if bits.dtype != torch.int32 or bits.dim() != 2:
+        raise TypeError(f"bits must be int32 (rows, words); got {bits.dtype} {shape_of(bits)}")
+    if bits.shape[1] != (columns + 31) // 32:
+        raise ValueError(f"{columns} columns need {(columns + 31) // 32} words; got {shape_of(bits)}")
+    lanes = (bits[:, :, None] >> torch.arange(32, dtype=torch.int32, device=bits.device)) & 1
+    return lanes.view(bits.shape[0], -1)[:, :columns].bool()
+
+
+def apply_mask(table: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """`mask * table` with exact zeros, (rows, columns) in the table's dtype; `out` may be the table.
+
+    Equivalent to: `torch.where(unpack_mask(mask, columns), table, 0)`.
+    """
+    check_table("table", table)
+    check_mask(mask, table)
+    out = torch.empty_like(table) if out is None else out
+    if mask is None:
+        return out.copy_(table)
+    if table.dtype == torch.float32 and table.device.type == "cpu":
+        return cast_rows(table, mask, out)
+    return out.copy_(torch.where(unpack_mask(mask, table.shape[1]), table, 0.0))
