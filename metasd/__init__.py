@@ -1,0 +1,66 @@
+"""Knowledge-graph embeddings with MetaSD: a dense source model and a pruned one that teach each other.
+
+    import metasd
+    graph = metasd.load_graph("families")
+    run = metasd.train(graph, metasd.preset("small"), run_dir="runs/first")
+    run.metrics["test"]["pruned"]["mrr"]
+    run.predict(head="Ada Berg", relation="parent_of")
+"""
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if importlib.util.find_spec("metasd._C") is None:
+    raise ImportError(
+        "metasd was found as source without its compiled part: `pip install .` and start Python in "
+        "another folder, or `pip install -e .`"
+    )
+
+if TYPE_CHECKING:
+    from .config import Config, preset
+    from .errors import InputError
+    from .evaluation import evaluate
+    from .graph import Graph, load_graph
+    from .model import Model
+    from .models import Scoring
+    from .run import Run
+    from .trainer import Interrupted, resume, train
+
+_WHERE = {
+    "Config": "config",
+    "Graph": "graph",
+    "InputError": "errors",
+    "Interrupted": "trainer",
+    "Model": "model",
+    "Run": "run",
+    "Scoring": "models",
+    "evaluate": "evaluation",
+    "load_graph": "graph",
+    "preset": "config",
+    "resume": "trainer",
+    "train": "trainer",
+}
+
+__all__ = [
+    "Config",
+    "Graph",
+    "InputError",
+    "Interrupted",
+    "Model",
+    "Run",
+    "Scoring",
+    "evaluate",
+    "load_graph",
+    "preset",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a part when it is first asked for: graphs and files need no torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'metasd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"metasd.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

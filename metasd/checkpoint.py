@@ -1,0 +1,91 @@
+"""A training state as one safetensors file: written whole or not at all, read without unpickling."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import Config
+from .errors import InputError
+from .files import write_atomically
+from .model import Model
+from .models import Scoring
+
+FORMAT = 1
+
+
+@dataclass
+class Checkpoint:
+    """Tensors by name, and what else continues a run (JSON): position, losses so far, best score."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Raises InputError when the disk is full; the old checkpoint then stays as it was."""
+        metadata = {"metasd": json.dumps({"format": FORMAT, **self.state})}
+        try:
+            write_atomically(path, lambda temporary: save_file(self.tensors, temporary, metadata))
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}: could not be written ({error}); the checkpoint before it is kept"
+            ) from None
+
+    @staticmethod
+    def load(path: Path, only: tuple[str, ...] | None = None) -> "Checkpoint":
+        """Reads a checkpoint, or those of its tensors that `only` names (where it has them)."""
+        if not path.is_file():
+            raise InputError(f"{path}: there is no checkpoint")
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads((file.metadata() or {})["metasd"])
+                names = [n for n in file.keys() if only is None or n in only]  # noqa: SIM118
+                # Copies: training must not run on a mapped file, nor at its alignment.
+                tensors = {name: file.get_tensor(name).clone() for name in names}
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise InputError(f"{path}: damaged or not a checkpoint of metasd ({error})") from None
+        if state.get("format") != FORMAT:
+            raise InputError(f"{path}: format {state.get('format')}; this version reads {FORMAT}")
+        return Checkpoint(tensors, state)
+
+
+MODEL_TENSORS = ("entities", "relations", "entity_mask", "relation_mask")
+
+
+def model_tensors(model: Model) -> dict[str, Tensor]:
+    tensors = {"entities": model.entities, "relations": model.relations}
+    if model.masks is not None:
+        tensors["entity_mask"], tensors["relation_mask"] = model.masks
+    return tensors
+
+
+def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relations: int) -> Model:
+    """The model of a checkpoint, its shapes checked against the vocabulary and the configuration."""
+    scoring = Scoring.named(config.model.name)(config.model.rank)
+    shapes = {
+        "entities": (scoring.entity_roles * entities, scoring.entity_width),
+        "relations": (2 * relations, scoring.relation_width),
+    }
+    for name, shape in shapes.items():
+        table = checkpoint.tensors.get(name)
+        if table is None or tuple(table.shape) != shape or table.dtype != torch.float32:
+            got = "nothing" if table is None else f"{table.dtype} {tuple(table.shape)}"
+            raise InputError(
+                f"the checkpoint is of another graph or configuration: {name} should be float32 "
+                f"{shape}, and it holds {got}"
+            )
+    masks = None
+    if "entity_mask" in checkpoint.tensors and "relation_mask" in checkpoint.tensors:
+        masks = (checkpoint.tensors["entity_mask"], checkpoint.tensors["relation_mask"])
+    return Model(
+        scoring,
+        checkpoint.tensors["entities"],
+        checkpoint.tensors["relations"],
+        masks,
+        config.prune.values,
+    )

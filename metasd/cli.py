@@ -1,0 +1,321 @@
+"""The command line: `metasd train | resume | evaluate | predict | report | info | datasets | env`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .graph import Graph
+    from .run import Run
+
+app = typer.Typer(
+    help="Knowledge-graph embeddings with MetaSD: a dense model and a pruned one that teach each other.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where graphs are looked up by name (also: METASD_DATA)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+GraphName = Annotated[
+    str | None,
+    typer.Option("--graph", help="The graph, if it is not where the run found it."),
+]
+
+
+def main() -> None:
+    """Runs the command line; a mistake in the input is one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _stop(str(error), 2)
+    except OSError as error:
+        _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"metasd: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def train(
+    graph: Annotated[
+        str,
+        typer.Argument(
+            metavar="[GRAPH]",
+            help="A folder or file of triples, or a name (see `metasd datasets`).",
+            show_default="families, a generated graph",
+        ),
+    ] = "families",
+    preset: Annotated[str, typer.Option(help="small, fb15k-237 or wn18rr.")] = "small",
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, on top of both; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run folder.", show_default="runs/<graph>-<n>")
+    ] = None,
+    data_dir: DataDir = None,
+    columns: Annotated[
+        str, typer.Option(help="The order of head, relation and tail in the files.")
+    ] = "hrt",
+    split: Annotated[
+        str, typer.Option(help="Shares of train, valid and test when GRAPH is a single file.")
+    ] = "0.9,0.05,0.05",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a source and a pruned model, and evaluate both."""
+    from . import trainer
+    from .config import Config
+    from .config import preset as preset_of
+    from .graph import load_graph
+    from .plan import plan
+
+    settings = preset_of(preset)
+    if config is not None:
+        settings = settings.override(Config.read(config))
+    settings = settings.override(set_ or [])
+    data = load_graph(graph, data_dir, columns=columns, split=_shares(split))
+    if dry_run:
+        _print_record(plan(data, settings), as_json)
+        return
+    path = run if run is not None else trainer.free_run_dir(data)
+    if not as_json:
+        _describe(data, path)
+    _train(lambda: trainer.train(data, settings, path), path, as_json)
+
+
+@app.command()
+def resume(
+    run: RunPath,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Such as train.epochs=50; repeatable."),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Continue an interrupted run, to the same weights as if it had never stopped."""
+    from . import trainer
+
+    _train(lambda: trainer.resume(run, set_ or [], data_dir=data_dir), run, as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Filtered ranking metrics of a run's source and pruned model on a split."""
+    from .evaluation import evaluate as evaluate_model
+    from .report import summary_rows
+
+    loaded = _load(run)
+    data = _graph_of(loaded, graph, data_dir)
+    models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
+    found = {
+        split: {name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models}
+    }
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    _print_rows(summary_rows(found))
+    rows = [["relations", *(f"{name} MRR" for name in models)]]
+    for third in ("head", "middle", "tail"):
+        values = [found[split][name]["by_frequency"][third] for name in models]
+        if values[0]["ranks"]:
+            rows.append([f"{third} third ({values[0]['relations']})", *(f"{v['mrr']:.4f}" for v in values)])
+    _print_rows(rows)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")],
+    relation: Annotated[str, typer.Option("--relation", "-r", help="A relation's label.")],
+    head: Annotated[str | None, typer.Option("--head", help="Ask for tails of this head.")] = None,
+    tail: Annotated[str | None, typer.Option("--tail", help="Ask for heads of this tail.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many answers.")] = 10,
+    source: Annotated[bool, typer.Option("--source", help="Ask the source model.")] = False,
+    keep_known: Annotated[
+        bool, typer.Option("--keep-known", help="Do not leave out triples of the graph.")
+    ] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """The entities that complete (head, relation, ?) or (?, relation, tail) best."""
+    from .prediction import predict as predict_entities
+
+    loaded = _load(model)
+    known = None if keep_known else loaded.graph(data_dir).known()
+    answers = predict_entities(
+        loaded.model,
+        loaded.vocabulary,
+        head,
+        relation,
+        tail,
+        k,
+        pruned=False if source else None,
+        known=known,
+    )
+    if as_json:
+        print(json.dumps([{"label": label, "score": score} for label, score in answers], indent=1))
+        return
+    _print_rows([["rank", "entity", "score"]] + [
+        [str(i), label, f"{score:.3f}"] for i, (label, score) in enumerate(answers, 1)
+    ])
+
+
+@app.command()
+def report(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="RUN/report")] = None,
+) -> None:
+    """Draw a run: curves, the long tail and every relation, as PNG and one HTML file."""
+    from .report import write_report
+
+    print(write_report(_load(run), out))
+
+
+@app.command()
+def info(run: Annotated[Path, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+    """What a model is: sizes, density, and how well it did."""
+    from .report import summary_rows
+
+    loaded = _load(run)
+    model = loaded.model
+    weights = model.entities.numel() + model.relations.numel()
+    record: dict[str, Any] = {
+        "model": f"{model.scoring.name}, rank {model.scoring.rank}",
+        "entities": model.num_entities,
+        "relations": model.num_relations,
+        "weights": weights,
+        "density of the pruned model": round(model.density(), 6),
+        "values of the pruned model": model.values,
+        "bytes of dense fp32 tables": 4 * weights,
+        "epochs": len(loaded.history),
+        "finished": bool(loaded.metrics),
+    }
+    if as_json:
+        print(json.dumps({**record, "metrics": loaded.metrics}, indent=1))
+        return
+    _print_record(record, as_json)
+    if loaded.metrics:
+        _print_rows(summary_rows(loaded.metrics))
+
+
+@app.command()
+def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """The graphs that can be named."""
+    from .graph import known_graphs
+
+    found = known_graphs(data_dir)
+    if as_json:
+        print(json.dumps([graph._asdict() for graph in found], indent=1))
+    else:
+        _print_rows([["graph", "from", ""], *([*graph] for graph in found)])
+
+
+@app.command()
+def env(as_json: Json = False) -> None:
+    """What is installed, what was compiled, and what the machine offers."""
+    from .environment import environment
+
+    _print_record(environment(), as_json)
+
+
+def _train(start: Any, path: Path, as_json: bool) -> None:
+    from .report import summary_rows
+    from .trainer import Interrupted
+
+    try:
+        finished: Run = start()
+    except Interrupted as stopped:
+        _stop(f"{stopped}; continue with `metasd resume {path}`", 130)
+    if as_json:
+        print(json.dumps(finished.metrics, indent=1))
+        return
+    _print_rows(summary_rows(finished.metrics))
+    print(f"run folder: {finished.path}")
+
+
+def _describe(graph: "Graph", path: Path) -> None:
+    print(
+        f"{graph.name}: {graph.num_entities} entities, {graph.num_relations} relations, "
+        f"{len(graph.train)} train / {len(graph.valid)} valid / {len(graph.test)} test triples"
+    )
+    for note in graph.notes:
+        print(f"note: {note}")
+    if graph.unseen["test"] or graph.unseen["valid"]:
+        print(
+            f"note: {graph.unseen['valid']} valid and {graph.unseen['test']} test triples have an "
+            "entity or relation that train never shows; they count"
+        )
+    print(f"run folder: {path}", flush=True)
+
+
+def _load(path: Path) -> "Run":
+    from .run import Run
+
+    return Run.load(path)
+
+
+def _graph_of(run: "Run", name: str | None, data_dir: Path | None) -> "Graph":
+    from .graph import load_graph
+
+    return load_graph(name, data_dir) if name else run.graph(data_dir)
+
+
+def _shares(text: str) -> tuple[float, float, float]:
+    try:
+        train, valid, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--split takes three shares such as 0.9,0.05,0.05; got {text}") from None
+    return train, valid, test
+
+
+def _print_record(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    rows = []
+    for key, value in record.items():
+        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+            shown = part
+            if isinstance(part, int) and not isinstance(part, bool):
+                shown = f"{part:,}" + (f" ({part / 1e6:,.1f} MB)" if "bytes" in key else "")
+            rows.append([f"{key} {name}".strip(), "-" if part is None else str(shown)])
+    _print_rows([["", ""], *rows])
+
+
+def _print_rows(rows: list[list[str]]) -> None:
+    """A table without frames; the first row is the header."""
+    header, *body = rows
+    table = Table(box=None, show_header=any(header), header_style="bold", pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "default", overflow="fold")
+    for row in body:
+        table.add_row(*(str(cell) for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)

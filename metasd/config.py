@@ -1,0 +1,265 @@
+"""The one typed configuration object, its presets, and how files and `key=value` strings fill it."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import InputError, nearest
+from .files import write_text
+from .models import Scoring
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelConfig(_Section):
+    name: str = Field("complex", description="complex, distmult, cp, rescal")
+    rank: int = Field(128, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return Scoring.named(name).name
+
+
+class TrainConfig(_Section):
+    objective: Literal["metasd", "distill", "prune", "dense"] = Field(
+        "metasd",
+        description="the method; without the meta step; with neither teacher; without pruning",
+    )
+    epochs: int = Field(20, ge=1)
+    max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
+    batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
+    lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
+    meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
+    inner_lr: float = Field(0.1, gt=0, description="the student's temporary step")
+    quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
+    quiz_held_out: bool = Field(False, description="leave the quiz out of training")
+    quiz_batch_size: int | None = Field(None, ge=1, description="default: batch_size")
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for score blocks")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RegularizerConfig(_Section):
+    name: Literal["dura", "n3", "none"] = "dura"
+    weight: float = Field(0.05, ge=0)
+
+
+class RelationPredictionConfig(_Section):
+    weight: float = Field(0.25, ge=0, description="of the relation cross entropy; 0 turns it off")
+
+
+class PruneConfig(_Section):
+    fraction: float = Field(0.9, ge=0, lt=1)
+    every: int = Field(1, ge=1, description="epochs between masks")
+    schedule: Literal["constant", "cubic"] = "constant"
+    ramp_epochs: int = Field(10, ge=1, description="cubic: epochs from dense to the fraction")
+    granularity: Literal["weight", "row", "column"] = "weight"
+    values: Literal["fp32", "int8", "int4", "int3", "ternary"] = "fp32"
+
+
+class DistillConfig(_Section):
+    temperature: float = Field(3.0, gt=0)
+    forward_weight: float = Field(3.0, ge=0)
+    backward_weight: float = Field(1.0, ge=0)
+
+
+class EvalConfig(_Section):
+    every: int = Field(5, ge=1, description="epochs between validations")
+    metric: str = Field("pruned.mrr", description="model.metric that picks the best checkpoint")
+    patience: int = Field(0, ge=0, description="validations without a gain before stopping; 0: never")
+
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        known = [f"{m}.{k}" for m in ("pruned", "source") for k in ("mrr", "hits@1", "hits@3", "hits@10")]
+        if metric not in known:
+            raise ValueError(f"must be one of {', '.join(known)}{nearest(metric, known)}")
+        return metric
+
+
+class CheckpointConfig(_Section):
+    every: int = Field(1, ge=1, description="epochs between checkpoints")
+    minutes: float = Field(10.0, gt=0, description="and at least every so many minutes")
+
+
+class Config(_Section):
+    """Every setting of a run. `Config(train={"epochs": 5})`, `Config.load(path)`, `override()`."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    regularizer: RegularizerConfig = RegularizerConfig()
+    relation_prediction: RelationPredictionConfig = RelationPredictionConfig()
+    entity_weights: bool = Field(False, description="weight classes by 0.1 + 0.9 count / max count")
+    prune: PruneConfig = PruneConfig()
+    distill: DistillConfig = DistillConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**_nested(values))
+        except ValidationError as error:
+            raise InputError(_explain(error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.train.objective == "dense" and self.eval.metric.startswith("pruned."):
+            self.eval.metric = self.eval.metric.replace("pruned.", "source.")
+        if self.prune.granularity == "column" and self.model.name == "rescal":
+            raise ValueError("prune.granularity = column is not possible with model.name = rescal")
+        return self
+
+    @staticmethod
+    def load(path: str | Path) -> "Config":
+        """Reads a YAML file, nested or with dotted keys; what it leaves out has its default."""
+        return Config().override(Config.read(path))
+
+    @staticmethod
+    def read(path: str | Path) -> dict[str, Any]:
+        """The dotted keys and values that a YAML file sets, checked."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: expected keys and values; got {type(values).__name__}")
+        flat = dict(_flatten(_nested({str(key): value for key, value in values.items()})))
+        try:
+            Config(**flat)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        return flat
+
+    def save(self, path: str | Path) -> None:
+        write_text(Path(path), yaml.safe_dump(self.model_dump(), sort_keys=False))
+
+    def override(self, settings: Sequence[str] | Mapping[str, Any]) -> "Config":
+        """A copy with dotted keys changed: `["train.lr=0.2", ...]` or `{"train.lr": 0.2, ...}`."""
+        if not isinstance(settings, Mapping):
+            settings = dict(_parse(setting) for setting in settings)
+        return Config(**_merge(self.model_dump(), _nested(settings)))
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys and their values."""
+        return dict(_flatten(self.model_dump()))
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"a setting is written key=value, such as train.lr=0.1; got {setting!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(parsed, str):
+        try:
+            parsed = float(parsed)  # YAML 1.1 reads 1e-4, without a point, as text
+        except ValueError:
+            pass
+    return key.strip(), parsed
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        first, dot, rest = key.partition(".")
+        nested = _merge(nested, {first: _nested({rest: value}) if dot else value})
+    return nested
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs
+
+
+def known_keys() -> list[str]:
+    return list(Config().flat())
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        keys = [k for k, _ in _flatten(_schema_defaults())]
+        last = {k.rpartition(".")[2]: k for k in keys}
+        close = nearest(key, keys)
+        if not close and (found := difflib.get_close_matches(key, last, n=1)):
+            close = f'; did you mean "{last[found[0]]}"?'
+        return f"unknown setting {key}{close}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return f"{key} is a section: set {key}.<key>, not {key} itself"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    got = first["input"]
+    return f"{key}: {message[0].lower()}{message[1:]}; got {got!r}" if "got" not in message else message
+
+
+def _schema_defaults() -> dict[str, Any]:
+    return Config.model_construct().model_dump()
+
+
+def preset(name: str) -> Config:
+    """`small` (the default, for a CPU), or the published settings `fb15k-237` and `wn18rr`."""
+    if name not in PRESETS:
+        raise InputError(
+            f"unknown preset {name!r}; there are {', '.join(PRESETS)}" + nearest(name, PRESETS)
+        )
+    return Config(**PRESETS[name])
+
+
+_PUBLISHED: dict[str, Any] = {
+    "model.name": "complex",
+    "model.rank": 2000,
+    "train.epochs": 200,
+    "train.lr": 0.1,
+    "train.meta_lr": 1e-4,
+    "train.inner_lr": 0.1,
+    "prune.fraction": 0.9,
+    "regularizer.name": "dura",
+    "distill.temperature": 3.0,
+    "distill.forward_weight": 3.0,
+    "distill.backward_weight": 1.0,
+    "eval.every": 5,
+    "eval.patience": 4,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "fb15k-237": {
+        **_PUBLISHED,
+        "train.batch_size": 5000,
+        "regularizer.weight": 0.05,
+        "relation_prediction.weight": 4.0,
+    },
+    "wn18rr": {
+        **_PUBLISHED,
+        "train.batch_size": 1000,
+        "regularizer.weight": 0.1,
+        "relation_prediction.weight": 0.0,
+        "entity_weights": True,
+    },
+}

@@ -1,0 +1,58 @@
+"""What is installed and what the machine offers: the `versions` of a result, and `metasd env`."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+
+from metasd import _C, kernels
+
+_PACKAGES = ("torch", "numpy", "safetensors", "pyarrow", "pydantic", "triton")
+_EXTRAS = ("matplotlib", "tensorboard", "pykeen")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {package: _version(package) for package in ("metasd", "torch", "numpy")}
+    return {"python": platform.python_version(), **{k: v for k, v in found.items() if v}}
+
+
+def environment() -> dict[str, Any]:
+    """Everything that `metasd env` prints."""
+    return {
+        "metasd": _version("metasd"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "extras": {package: _version(package) for package in _EXTRAS},
+        "compiled": {
+            "instruction_set": _C.isa(),
+            "openmp": _C.OPENMP,
+            "bf16_products": _C.bf16_products(),
+            "precision_auto": str(kernels.product_dtype("auto")).removeprefix("torch."),
+        },
+        "cuda_available": torch.cuda.is_available(),
+        "METASD_DATA": os.environ.get("METASD_DATA"),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,135 @@
+"""Filtered ranking metrics of a model on a split, for the source and for the pruned model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from metasd import kernels
+
+from .errors import InputError
+from .graph import Graph, KnownAnswers
+from .model import Model
+
+Ranks = npt.NDArray[np.float64]
+
+_CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once
+
+
+def evaluate(
+    model: Model,
+    graph: Graph,
+    split: str = "test",
+    pruned: bool = True,
+    *,
+    precision: str = "fp32",
+    score_memory: int = kernels.DEFAULT_SCORE_MEMORY,
+    known: KnownAnswers | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Ranks both sides of every triple of a split among all entities.
+
+    Answers known from train, valid and test are left out (the filtered setting). Ranks are realistic:
+    1 + the number of better entities + half the number of equal ones. A NaN score raises ValueError.
+
+    Args:
+        pruned: the pruned model, or else its source.
+        precision: of the score products; fp32 unless told otherwise, since bf16 makes ties.
+        known: `graph.known()`, if the caller has it already.
+        progress: called with the number of queries done since the last call.
+
+    Returns:
+        A dict: `mrr`, `mr`, `hits@1`, `hits@3`, `hits@10` (both sides together); the same under
+        `pessimistic`; `tie_rate`, the share of queries whose target ties with another entity;
+        `queries`; `by_side` (`head`, `tail`); `by_frequency` (`head`, `middle`, `tail`: thirds of
+        the relations by training triples, most frequent first); `by_relation`, by relation label,
+        each with its number of `train` triples.
+    """
+    check_fits(model, graph)
+    triples = graph.split(split)
+    if len(triples) == 0:
+        raise InputError(f"{graph.name} has no {split} triples to evaluate on")
+    greater, equal = _rank(
+        model, graph, triples, pruned, precision, score_memory, known or graph.known(), progress
+    )
+    realistic, pessimistic = 1 + greater + equal / 2, 1 + greater + equal
+
+    def summary(chosen: npt.NDArray[np.bool_] | slice) -> dict[str, float]:
+        return metrics(realistic[:, chosen])
+
+    relation = triples[:, 1]
+    train_counts = graph.relation_counts
+    order = np.argsort(-train_counts, kind="stable")
+    thirds = zip(("head", "middle", "tail"), np.array_split(order, 3), strict=True)
+    return {
+        **summary(slice(None)),
+        "pessimistic": metrics(pessimistic),
+        "tie_rate": float((equal > 0).mean()),
+        "queries": int(realistic.size),
+        "by_side": {"head": metrics(realistic[1]), "tail": metrics(realistic[0])},
+        "by_frequency": {
+            name: {"relations": len(part), **summary(np.isin(relation, part))} for name, part in thirds
+        },
+        "by_relation": {
+            graph.relations[r]: {"train": int(train_counts[r]), **summary(relation == r)}
+            for r in np.unique(relation)
+        },
+    }
+
+
+def check_fits(model: Model, graph: Graph) -> None:
+    """The model must have been trained on a graph with as many entities and relations."""
+    have = (model.num_entities, model.num_relations)
+    if have != (graph.num_entities, graph.num_relations):
+        raise InputError(
+            f"the model has {have[0]} entities and {have[1]} relations; {graph.name} has "
+            f"{graph.num_entities} and {graph.num_relations}"
+        )
+
+
+def metrics(ranks: Ranks) -> dict[str, float]:
+    """`mrr`, `mr`, `hits@k` and the number of ranks; of no ranks, zeros."""
+    if ranks.size == 0:
+        return {"mrr": 0.0, "mr": 0.0, "hits@1": 0.0, "hits@3": 0.0, "hits@10": 0.0, "ranks": 0}
+    return {
+        "mrr": float((1 / ranks).mean()),
+        "mr": float(ranks.mean()),
+        **{f"hits@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)},
+        "ranks": int(ranks.size),
+    }
+
+
+def _rank(
+    model: Model,
+    graph: Graph,
+    triples: npt.NDArray[np.int64],
+    pruned: bool,
+    precision: str,
+    score_memory: int,
+    known: KnownAnswers,
+    progress: Callable[[int], None] | None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Counts of better and of equal entities: (2, n), the tail side first."""
+    queries = graph.with_inverses(triples)
+    entities, relations = model.tables(pruned)
+    candidates = model.candidates(entities)
+    greater, equal = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
+    for start in range(0, len(queries), _CHUNK):
+        part = queries[start : start + _CHUNK]
+        heads, relation_ids, targets = (torch.from_numpy(c.copy()) for c in part.T)
+        query = model.scoring.query(entities[heads], relations[relation_ids])
+        indptr, indices = known.rows(part[:, 0], part[:, 1])
+        above, ties = kernels.rank_targets(
+            query,
+            candidates,
+            targets,
+            (torch.from_numpy(indptr), torch.from_numpy(indices)),
+            precision=precision,
+            score_memory=score_memory,
+        )
+        greater[start : start + _CHUNK], equal[start : start + _CHUNK] = above.numpy(), ties.numpy()
+        if progress is not None:
+            progress(len(part))
+    return greater.reshape(2, -1), equal.reshape(2, -1)

@@ -1,0 +1,123 @@
+"""A knowledge-graph model: tables, masks, and the two models that share them."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from metasd import kernels
+
+from .errors import InputError
+from .models import Scoring
+from .quantize import fake_quantize
+
+
+@dataclass
+class Model:
+    """Entity and relation tables of a source model, and the masks that make the pruned one.
+
+    `entities` fp32 (roles * N, d) and `relations` fp32 (2R, w), inverse relations in the second
+    half. `masks` are packed words (see `kernels.pack_mask`) of both tables, or None while nothing is
+    pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`).
+    """
+
+    scoring: Scoring
+    entities: Tensor
+    relations: Tensor
+    masks: tuple[Tensor, Tensor] | None = None
+    values: str = "fp32"
+    _pruned: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    @staticmethod
+    def create(
+        scoring: Scoring, num_entities: int, num_relations: int, seed: int, values: str = "fp32"
+    ) -> "Model":
+        """Small random tables: normal with a standard deviation of 1e-3, from `seed`."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def table(rows: int, width: int) -> Tensor:
+            return torch.randn(rows, width, generator=generator) * 1e-3
+
+        return Model(
+            scoring,
+            table(scoring.entity_roles * num_entities, scoring.entity_width),
+            table(2 * num_relations, scoring.relation_width),
+            values=values,
+        )
+
+    @property
+    def num_entities(self) -> int:
+        return self.entities.shape[0] // self.scoring.entity_roles
+
+    @property
+    def num_relations(self) -> int:
+        """Relations of the graph, without inverses."""
+        return self.relations.shape[0] // 2
+
+    @property
+    def tail_offset(self) -> int:
+        """The row of entity 0 as a tail."""
+        return self.entities.shape[0] - self.num_entities
+
+    def candidates(self, table: Tensor) -> Tensor:
+        """The rows of an entity table (or of its mask) that are scored as tails, (N, ...)."""
+        return table[self.tail_offset :]
+
+    def tables(self, pruned: bool) -> tuple[Tensor, Tensor]:
+        """(entities, relations) that a model scores with, fp32; the pruned ones have exact zeros."""
+        if not pruned:
+            return self.entities, self.relations
+        if self.masks is None:
+            raise InputError("this model has no mask: it was trained with train.objective = dense")
+        if self._pruned is None:
+            entity_mask, relation_mask = self.masks
+            self._pruned = (
+                fake_quantize(kernels.apply_mask(self.entities, entity_mask), self.values),
+                fake_quantize(kernels.apply_mask(self.relations, relation_mask), self.values),
+            )
+        return self._pruned
+
+    def changed(self) -> None:
+        """To be called after the tables or masks were written: forgets the pruned tables."""
+        self._pruned = None
+
+    def density(self) -> float:
+        """Share of the weights that the mask keeps (1.0 without a mask)."""
+        if self.masks is None:
+            return 1.0
+        kept = sum(
+            int(kernels.unpack_mask(mask, table.shape[1]).sum())
+            for mask, table in zip(self.masks, (self.entities, self.relations), strict=True)
+        )
+        return kept / (self.entities.numel() + self.relations.numel())
+
+
+def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[Tensor, Tensor]:
+    """The magnitude masks of both tables, by `prune.granularity`: weight, row or column."""
+    if granularity == "column":
+        return _column_masks(model, prune_fraction)
+    entity_mask, relation_mask = kernels.topk_mask(
+        [model.entities, model.relations], prune_fraction, granularity
+    )
+    return entity_mask, relation_mask
+
+
+def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
+    """Whole coordinates, the same in both tables: those with the largest mean |e|^2 * mean |r|^2."""
+    scoring = model.scoring
+    if scoring.relation_width != scoring.entity_width:
+        raise InputError(
+            f"prune.granularity = column needs relations that act coordinate by coordinate; "
+            f"{scoring.name} has {scoring.relation_width} numbers a relation"
+        )
+    energy = scoring.squares(model.entities).mean(0) * scoring.squares(model.relations).mean(0)
+    keep = scoring.rank - math.ceil(prune_fraction * scoring.rank)
+    kept = torch.zeros(scoring.rank, dtype=torch.bool)
+    kept[energy.argsort(descending=True, stable=True)[:keep]] = True
+    columns = kept.repeat(scoring.entity_width // scoring.rank)
+    words = kernels.pack_mask(columns[None])
+    return (
+        words.repeat(model.entities.shape[0], 1),
+        words.repeat(model.relations.shape[0], 1),
+    )

@@ -1,0 +1,77 @@
+"""What a bilinear scoring function has to say about itself; everything else is shared."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from metasd.errors import InputError, nearest
+
+
+class Scoring(ABC):
+    """A score that is linear in head, relation and tail: `score(h, r, t) = query(h, r) . t`.
+
+    A new model is a subclass with a `name` and the two queries; once it is imported,
+    `model.name` finds it. Rows are (B, width) tensors of any float dtype, and `query` must be
+    bilinear: the meta step differentiates it by the product rule.
+    """
+
+    name: ClassVar[str]
+    entity_roles: ClassVar[int] = 1
+    """Rows per entity. With 2, row i of the table is entity i as a head, row N + i as a tail."""
+
+    complex_coordinates: ClassVar[bool] = False
+    """Rows are [real parts | imaginary parts] rather than real coordinates."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    @staticmethod
+    def named(name: str) -> type["Scoring"]:
+        found: dict[str, type[Scoring]] = {}
+        pending = Scoring.__subclasses__()
+        for subclass in pending:
+            found[subclass.name] = subclass
+            pending.extend(subclass.__subclasses__())
+        if name not in found:
+            raise InputError(
+                f"model.name must be one of {', '.join(sorted(found))}; got {name!r}"
+                + nearest(name, found)
+            )
+        return found[name]
+
+    @property
+    def entity_width(self) -> int:
+        return 2 * self.rank if self.complex_coordinates else self.rank
+
+    @property
+    def relation_width(self) -> int:
+        return self.entity_width
+
+    @abstractmethod
+    def query(self, head: Tensor, relation: Tensor) -> Tensor:
+        """(B, entity width): the vector whose product with a tail row is the score."""
+
+    @abstractmethod
+    def relation_query(self, head: Tensor, tail: Tensor) -> Tensor:
+        """(B, relation width): the vector whose product with a relation row is the score."""
+
+    def squares(self, rows: Tensor) -> Tensor:
+        """Squared modulus of every coordinate, (B, rank)."""
+        squares = rows * rows
+        if self.complex_coordinates:
+            return squares[:, : self.rank] + squares[:, self.rank :]
+        return squares
+
+    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+        """Sum over the batch of 0.5 (|h|^2 + |t|^2) + 1.5 (|h r|^2 + |r t|^2) (DURA, NeurIPS 2020).
+
+        Here a relation acts on each coordinate by itself, so |h r|^2 = |h|^2 |r|^2.
+        """
+        ends = self.squares(head) + self.squares(tail)
+        return (ends * (0.5 + 1.5 * self.squares(relation))).sum()
+
+    def n3(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+        """Sum over the batch of |h|^3 + |r|^3 + |t|^3 (nuclear 3-norm, ICML 2018)."""
+        cubes = [self.squares(rows).pow(1.5).sum() for rows in (head, relation, tail)]
+        return cubes[0] + cubes[1] + cubes[2]

@@ -1,0 +1,58 @@
+"""Which entity completes a triple? Labels in, ranked labels out."""
+
+import torch
+
+from metasd import kernels
+
+from .errors import InputError
+from .graph import KnownAnswers, Vocabulary
+from .model import Model
+
+
+def predict(
+    model: Model,
+    vocabulary: Vocabulary,
+    head: str | None = None,
+    relation: str | None = None,
+    tail: str | None = None,
+    k: int = 10,
+    *,
+    pruned: bool | None = None,
+    known: KnownAnswers | None = None,
+) -> list[tuple[str, float]]:
+    """The k entities that complete (head, relation, ?) or (?, relation, tail) best.
+
+    Args:
+        head, tail: exactly one of them: an entity's id in the data, or its unambiguous label.
+        relation: a relation's label.
+        k: at most how many answers; fewer if not so many entities are left.
+        pruned: which model answers; by default the pruned one if there is one.
+        known: answers to leave out (`graph.known()`), or None to leave out none.
+
+    Returns:
+        [(label, score), ...], the best first; scores are comparable within one answer only.
+
+    Raises:
+        InputError: an unknown label (the nearest are named), or not exactly one of head and tail.
+    """
+    if relation is None or (head is None) == (tail is None):
+        raise InputError("a question has a relation and either a head or a tail")
+    if k < 1:
+        raise InputError(f"k must be at least 1; got {k}")
+    given = vocabulary.entity_id(head if head is not None else str(tail))
+    relation_id = vocabulary.relation_id(relation)
+    if tail is not None:
+        relation_id += vocabulary.num_relations  # the inverse relation asks for heads
+    entities, relations = model.tables(model.masks is not None if pruned is None else pruned)
+    query = model.scoring.query(entities[given][None], relations[relation_id][None])
+    left_out = None
+    if known is not None:
+        indptr, indices = known.rows([given], [relation_id])
+        left_out = torch.from_numpy(indptr), torch.from_numpy(indices)
+    candidates = model.candidates(entities)
+    scores, best = kernels.topk_entities(query, candidates, min(k, len(candidates)), left_out)
+    return [
+        (vocabulary.entity_name(entity), score)
+        for entity, score in zip(best[0].tolist(), scores[0].tolist(), strict=True)
+        if entity >= 0
+    ]

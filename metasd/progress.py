@@ -1,0 +1,73 @@
+"""Progress bars for epochs and batches; nothing at all when nobody is watching."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import rich.progress as bars
+from rich.console import Console
+
+
+class Progress:
+    """An epoch bar and a batch bar with loss, triples/s and the time left, on standard error."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        self._console = Console(file=sys.stderr)
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description:>14}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._epochs = self._bars.add_task("epochs", total=epochs, completed=done, note="")
+        self._batches = self._bars.add_task("batches", visible=False, note="")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def epoch(self, epoch: int, steps: int, done: int) -> None:
+        self._bars.reset(
+            self._batches, total=steps, completed=done, visible=True, description=f"epoch {epoch + 1}"
+        )
+
+    def step(self, losses: dict[str, float], triples_per_second: float) -> None:
+        shown = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+        self._bars.update(
+            self._batches, advance=1, note=f"{triples_per_second:,.0f} triples/s  {shown}"
+        )
+
+    def end_epoch(self, record: dict[str, Any]) -> None:
+        self._bars.update(self._epochs, completed=record["epoch"])
+        scores = [
+            f"{name.removeprefix('valid/')} {found['mrr']:.4f}"
+            for name, found in record.items()
+            if name.startswith("valid/")
+        ]
+        if scores:
+            note = "valid MRR: " + ", ".join(scores)
+            self._bars.update(self._epochs, note=note)
+
+    @contextmanager
+    def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar that is there only while its task runs."""
+        task = self._bars.add_task(label, total=total, note="")
+        try:
+            yield lambda done: self._bars.advance(task, done)
+        finally:
+            self._bars.remove_task(task)

@@ -1,0 +1,162 @@
+"""A run and its folder: configuration, history, metrics, checkpoints, vocabulary."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
+from .config import Config
+from .errors import InputError
+from .files import write_text
+from .graph import Graph, KnownAnswers, Vocabulary, load_graph, load_vocabulary
+from .model import Model
+from .prediction import predict
+
+
+class RunFolder:
+    """The names inside a run folder, and how they are written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.graph = self.path / "graph.json"
+        self.history = self.path / "history.jsonl"
+        self.metrics = self.path / "metrics.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.safetensors"
+        self.best = self.checkpoints / "best.safetensors"
+        self.events = self.path / "events"
+
+    def create(self) -> None:
+        """Makes the folder; one that already has something in it is never written to."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise InputError(
+                f"{self.path} already exists; continue it with `metasd resume {self.path}`, or give "
+                "another --run"
+            )
+        try:
+            self.checkpoints.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be made ({error.strerror})") from None
+
+    def require(self) -> None:
+        if not self.config.is_file():
+            raise InputError(f"{self.path}: not a run folder (it has no config.yaml)")
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """The complete lines: a line cut short by a kill is dropped (its epoch is run again)."""
+        if not self.history.exists():
+            return []
+        records = []
+        for line in self.history.read_text(encoding="utf-8").splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def truncate_history(self, epochs: int) -> None:
+        """Drops what was written after the checkpoint that training continues from."""
+        kept = [record for record in self.read_history() if record["epoch"] <= epochs]
+        write_text(self.history, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        with self.history.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def save_graph(self, graph: Graph) -> None:
+        graph.save_vocabulary(self.path)
+        description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
+        write_text(self.graph, json.dumps(description, indent=1) + "\n")
+
+    def load_graph(self, data_dir: str | Path | None = None) -> Graph:
+        """The graph that the run was trained on; another one under its name is refused."""
+        description = self._graph_description()
+        source = dict(description["source"] or {})
+        if not source:
+            raise InputError(
+                f"{self.path} was trained on a graph made in memory ({description['name']}), which "
+                "cannot be loaded again: pass it as `graph`"
+            )
+        if data_dir is not None:
+            source["data_dir"] = data_dir
+        graph = load_graph(**source)
+        self.check_graph(graph)
+        return graph
+
+    def check_graph(self, graph: Graph) -> None:
+        description = self._graph_description()
+        if graph.digest != description["digest"]:
+            raise InputError(
+                f"{self.path} was trained on another graph: {description['name']} now has digest "
+                f"{graph.digest[:12]}, the run has {description['digest'][:12]}"
+            )
+
+    def _graph_description(self) -> dict[str, Any]:
+        try:
+            description = json.loads(self.graph.read_text(encoding="utf-8"))
+            return {key: description[key] for key in ("name", "digest", "source")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{self.graph}: missing or damaged") from None
+
+
+@dataclass
+class Run:
+    """A finished or interrupted run: its model is the best one so far.
+
+    Attributes:
+        path: the run folder.
+        history: one dict an epoch, as in history.jsonl.
+        metrics: as in metrics.json; empty while the run is not finished.
+    """
+
+    path: Path
+    config: Config
+    vocabulary: Vocabulary
+    model: Model
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    metrics: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def load(path: str | Path) -> "Run":
+        """Reads a run folder; InputError if it is not one, or is damaged."""
+        folder = RunFolder(path)
+        folder.require()
+        config = Config.load(folder.config)
+        vocabulary = load_vocabulary(folder.path)
+        found = folder.best if folder.best.exists() else folder.last
+        checkpoint = Checkpoint.load(found, MODEL_TENSORS)
+        model = restore_model(
+            checkpoint, config, vocabulary.num_entities, vocabulary.num_relations
+        )
+        metrics: dict[str, Any] = {}
+        if folder.metrics.exists():
+            try:
+                metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+            except ValueError:
+                raise InputError(f"{folder.metrics}: damaged") from None
+        return Run(folder.path, config, vocabulary, model, folder.read_history(), metrics)
+
+    def graph(self, data_dir: str | Path | None = None) -> Graph:
+        """The graph that the run was trained on, read again from where it came."""
+        return RunFolder(self.path).load_graph(data_dir)
+
+    def predict(
+        self,
+        head: str | None = None,
+        relation: str | None = None,
+        tail: str | None = None,
+        k: int = 10,
+        *,
+        pruned: bool | None = None,
+        known: KnownAnswers | None = None,
+    ) -> list[tuple[str, float]]:
+        """The k best completions, see `metasd.prediction.predict`; triples of the graph are left out."""
+        if known is None:
+            known = self.graph().known()
+        return predict(
+            self.model, self.vocabulary, head, relation, tail, k, pruned=pruned, known=known
+        )

@@ -1,0 +1,351 @@
+"""One MetaSD training step: source, temporary student, quiz, mutual (DESIGN of the method below).
+
+Tables are shared: the source scores with E, L; the pruned model with P = mask * (E, L), or with the
+quantised values of that. Every loss over all entities gives its gradients in closed form
+(`metasd.kernels`); autograd only sees the (B, width) rows of the query encoder.
+
+    0. source step   CE(z_s) + reg_s + w_rel CE_rel_s, one Adagrad step
+    1. student       g = gradient of CE(z_p) + reg_p + K(p_s, p_p);  P' = P - inner_lr * mask * g
+    2. quiz          v = gradient of CE(z_P') on quiz triples; the source steps along the derivative
+                     of that loss through the teacher inside g, with a second Adagrad state
+    3. mutual step   both models' CE + reg + w_rel CE_rel + K against the other's fixed softmax
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metasd import kernels
+
+from .config import Config
+from .model import Model
+
+
+class Batch(NamedTuple):
+    """Triples as three int64 columns (B,); relations count inverses."""
+
+    heads: Tensor
+    relations: Tensor
+    tails: Tensor
+
+    @staticmethod
+    def of(triples: Tensor) -> "Batch":
+        """From int64 (B, 3)."""
+        heads, relations, tails = triples.T.contiguous()
+        return Batch(heads, relations, tails)
+
+
+@dataclass
+class Rows:
+    """A batch's table rows, leaves of the autograd graph of the query encoder."""
+
+    head: Tensor
+    relation: Tensor
+    tail: Tensor
+
+
+@dataclass
+class Gradients:
+    """Gradients of both tables, fp32 like the tables."""
+
+    entities: Tensor
+    relations: Tensor
+
+
+@dataclass
+class View:
+    """The tables that one of the models scores with. Gradients of a masked view are masked."""
+
+    entities: Tensor
+    relations: Tensor
+    masks: tuple[Tensor, Tensor] | None = None
+
+
+class Step:
+    """The training step of a model, its two optimisers, and the settings it was made for."""
+
+    def __init__(self, model: Model, config: Config, entity_weights: Tensor | None = None) -> None:
+        self.model, self.config, self.entity_weights = model, config, entity_weights
+        parameters = [model.entities, model.relations]
+        self.optimizer = torch.optim.Adagrad(parameters, lr=config.train.lr, fused=_fused(model))
+        self.meta_optimizer = torch.optim.Adagrad(
+            parameters, lr=config.train.meta_lr, fused=_fused(model)
+        )
+
+    def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, float]:
+        """Trains on a batch; returns losses by name. `quiz` is needed by objective `metasd` alone."""
+        objective = self.config.train.objective
+        losses = {"source": self.source_step(batch)[0]}
+        if objective == "metasd":
+            assert quiz is not None
+            losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
+        if objective != "dense":
+            losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
+        return {name: float(loss) for name, loss in losses.items()}
+
+    # ---- step 0 ------------------------------------------------------------------------------------
+
+    def source_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
+        view = self._source()
+        rows = self._gather(view, batch)
+        query = self._query(rows)
+        loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
+            query.detach(),
+            self.model.candidates(view.entities),
+            batch.tails,
+            weight=self.entity_weights,
+            **self._streaming(),
+        )
+        gradients = self._new_gradients(grad_entities)
+        loss = loss + self._supervised(view, batch, rows, query, grad_query, gradients)
+        self._apply(self.optimizer, gradients)
+        return loss, gradients
+
+    # ---- steps 1 and 2 -----------------------------------------------------------------------------
+
+    def inner_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
+        """Step 1's loss and its gradient g with respect to the pruned tables."""
+        source, pruned = self._source(), self._pruned()
+        rows = self._gather(pruned, batch)
+        query = self._query(rows)
+        with torch.no_grad():
+            teacher = self._query(self._gather(source, batch))
+        loss, grad_query, grad_entities = kernels.inner_distillation(
+            teacher,
+            query.detach(),
+            self.model.candidates(source.entities),
+            self._candidate_mask(),
+            batch.tails,
+            *self._distillation(),
+            weight=self.entity_weights,
+            pruned=self._quantized(pruned),
+            **self._streaming(),
+        )
+        gradients = self._new_gradients(grad_entities)
+        regularizer = self._regularizer(rows)
+        self._backward(
+            pruned, batch, rows, [(query, grad_query), (regularizer, None)], gradients
+        )
+        return loss + regularizer.detach(), gradients
+
+    def meta_step(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
+        """Returns the student's loss, the quiz loss and the meta gradient of the source."""
+        student_loss, quiz_loss, v = self._learn_and_quiz(batch, quiz)
+        source, pruned, inner_lr = self._source(), self._pruned(), self.config.train.inner_lr
+        # zdot's query: the product rule along v, since the encoder is linear in head and in relation.
+        rows, along = self._gather(pruned, batch), self._gather(View(v.entities, v.relations, self._masks()), batch)
+        with torch.no_grad():
+            query = self._query(rows)
+            tangent = self.model.scoring.query(along.head, rows.relation)
+            tangent += self.model.scoring.query(rows.head, along.relation)
+        rows = self._gather(source, batch)
+        teacher = self._query(rows)
+        grad_query, grad_entities = kernels.meta_gradient(
+            teacher.detach(),
+            query,
+            tangent,
+            self.model.candidates(source.entities),
+            self.model.candidates(v.entities),
+            self._candidate_mask(),
+            *self._distillation(),
+            inner_lr=inner_lr,
+            pruned=self._quantized(pruned),
+            **self._streaming(),
+        )
+        gradients = self._new_gradients(grad_entities)
+        self._backward(source, batch, rows, [(teacher, grad_query)], gradients)
+        self._apply(self.meta_optimizer, gradients)
+        return student_loss, quiz_loss, gradients
+
+    def _learn_and_quiz(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
+        """The student's loss, the quiz loss at `P' = P - inner_lr * mask * g`, and its gradient v."""
+        student_loss, g = self.inner_step(batch)
+        pruned, masks = self._pruned(), self._masks()
+        rate = self.config.train.inner_lr
+        stepped = View(
+            kernels.apply_mask(pruned.entities, masks[0]).sub_(g.entities, alpha=rate),
+            kernels.apply_mask(pruned.relations, masks[1]).sub_(g.relations, alpha=rate),
+        )
+        del g  # as large as the tables
+        rows = self._gather(stepped, quiz)
+        query = self._query(rows)
+        quiz_loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
+            query.detach(),
+            self.model.candidates(stepped.entities),
+            quiz.tails,
+            weight=self.entity_weights,
+            **self._streaming(),
+        )
+        v = self._new_gradients(grad_entities)
+        self._backward(stepped, quiz, rows, [(query, grad_query)], v)
+        return student_loss, quiz_loss, v
+
+    # ---- step 3 ------------------------------------------------------------------------------------
+
+    def mutual_step(self, batch: Batch) -> tuple[Tensor, Tensor, Gradients]:
+        source, pruned = self._source(), self._pruned()
+        source_rows, pruned_rows = self._gather(source, batch), self._gather(pruned, batch)
+        source_query, pruned_query = self._query(source_rows), self._query(pruned_rows)
+        loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = (
+            kernels.mutual_distillation(
+                source_query.detach(),
+                pruned_query.detach(),
+                self.model.candidates(source.entities),
+                self._candidate_mask(),
+                batch.tails,
+                *self._distillation(),
+                weight=self.entity_weights,
+                pruned=self._quantized(pruned),
+                **self._streaming(),
+            )
+        )
+        gradients = self._new_gradients(grad_entities)
+        loss_source = loss_source + self._supervised(
+            source, batch, source_rows, source_query, grad_source, gradients
+        )
+        loss_pruned = loss_pruned + self._supervised(
+            pruned, batch, pruned_rows, pruned_query, grad_pruned, gradients
+        )
+        self._apply(self.optimizer, gradients)
+        return loss_source, loss_pruned, gradients
+
+    # ---- the two views, and what a batch reads and writes of them --------------------------------------
+
+    def _source(self) -> View:
+        return View(self.model.entities, self.model.relations)
+
+    def _pruned(self) -> View:
+        """Masked on the fly, or the whole tables of quantised values."""
+        if self.model.values == "fp32":
+            return View(self.model.entities, self.model.relations, self._masks())
+        return View(*self.model.tables(pruned=True), self._masks())
+
+    def _quantized(self, pruned: View) -> Tensor | None:
+        return None if self.model.values == "fp32" else self.model.candidates(pruned.entities)
+
+    def _masks(self) -> tuple[Tensor, Tensor]:
+        assert self.model.masks is not None, "the trainer draws the masks before the first batch"
+        return self.model.masks
+
+    def _candidate_mask(self) -> Tensor:
+        return self.model.candidates(self._masks()[0])
+
+    def _gather(self, view: View, batch: Batch) -> Rows:
+        entity_mask, relation_mask = view.masks or (None, None)
+        offset = self.model.tail_offset
+        rows = Rows(
+            kernels.masked_rows(view.entities, entity_mask, batch.heads),
+            kernels.masked_rows(view.relations, relation_mask, batch.relations),
+            kernels.masked_rows(view.entities, entity_mask, batch.tails + offset),
+        )
+        for leaf in (rows.head, rows.relation, rows.tail):
+            leaf.requires_grad_()
+        return rows
+
+    def _query(self, rows: Rows) -> Tensor:
+        return self.model.scoring.query(rows.head, rows.relation)
+
+    def _regularizer(self, rows: Rows) -> Tensor:
+        settings, scoring = self.config.regularizer, self.model.scoring
+        batch = max(len(rows.head), 1)
+        if settings.name == "none" or settings.weight == 0:
+            return rows.head.new_zeros((), requires_grad=True)
+        penalty = scoring.dura if settings.name == "dura" else scoring.n3
+        return penalty(rows.head, rows.relation, rows.tail) * (settings.weight / batch)
+
+    def _supervised(
+        self,
+        view: View,
+        batch: Batch,
+        rows: Rows,
+        query: Tensor,
+        grad_query: Tensor,
+        gradients: Gradients,
+    ) -> Tensor:
+        """Adds the gradients of a model's query, regulariser and relation prediction."""
+        regularizer = self._regularizer(rows)
+        outputs: list[tuple[Tensor, Tensor | None]] = [(query, grad_query), (regularizer, None)]
+        loss = regularizer.detach()
+        weight = self.config.relation_prediction.weight
+        if weight > 0:
+            relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
+            relation_mask = view.masks[1] if view.masks and self.model.values == "fp32" else None
+            relation_loss, grad_relation_query, grad_relations = (
+                kernels.entity_cross_entropy_gradients(
+                    relation_query.detach(),
+                    view.relations,
+                    batch.relations,
+                    relation_mask,
+                    **self._streaming(),
+                )
+            )
+            if view.masks and relation_mask is None:
+                grad_relations = kernels.apply_mask(grad_relations, view.masks[1])
+            outputs.append((relation_query, grad_relation_query * weight))
+            gradients.relations.add_(grad_relations, alpha=weight)
+            loss = loss + weight * relation_loss
+        self._backward(view, batch, rows, outputs, gradients)
+        return loss
+
+    def _backward(
+        self,
+        view: View,
+        batch: Batch,
+        rows: Rows,
+        outputs: list[tuple[Tensor, Tensor | None]],
+        gradients: Gradients,
+    ) -> None:
+        """Carries gradients of the encoder's outputs to the rows and adds those to the tables'."""
+        leaves = [rows.head, rows.relation, rows.tail]
+        found = torch.autograd.grad(
+            [output for output, _ in outputs],
+            leaves,
+            [grad for _, grad in outputs],
+            allow_unused=True,
+        )
+        entity_mask, relation_mask = view.masks or (None, None)
+        places = [
+            (gradients.entities, entity_mask, batch.heads),
+            (gradients.relations, relation_mask, batch.relations),
+            (gradients.entities, entity_mask, batch.tails + self.model.tail_offset),
+        ]
+        for grad, (out, mask, index) in zip(found, places, strict=True):
+            if grad is None:
+                continue
+            kept = None if mask is None else mask[index]
+            kernels.scatter_rows(
+                grad.contiguous() if kept is None else kernels.apply_mask(grad.contiguous(), kept),
+                None,
+                index,
+                out,
+            )
+
+    def _new_gradients(self, grad_candidates: Tensor) -> Gradients:
+        """Starts from the gradient of the scored rows (N, d); with two roles the heads' is zero."""
+        if self.model.tail_offset:
+            grad_candidates = torch.cat([torch.zeros_like(grad_candidates), grad_candidates])
+        return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
+
+    def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+        self.model.entities.grad, self.model.relations.grad = gradients.entities, gradients.relations
+        optimizer.step()
+        self.model.entities.grad = self.model.relations.grad = None
+        self.model.changed()
+
+    def _distillation(self) -> tuple[float, float, float]:
+        settings = self.config.distill
+        if self.config.train.objective == "prune":
+            return settings.temperature, 0.0, 0.0
+        return settings.temperature, settings.forward_weight, settings.backward_weight
+
+    def _streaming(self) -> dict[str, object]:
+        return {
+            "precision": self.config.train.precision,
+            "score_memory": self.config.train.score_memory,
+        }
+
+
+def _fused(model: Model) -> bool:
+    return model.entities.dtype == torch.float32

@@ -1,0 +1,470 @@
+"""The trainer: epochs of steps, masks, validation, checkpoints, and going on where a run stopped."""
+
+import fcntl
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metasd import _C, kernels
+
+from .checkpoint import MODEL_TENSORS, Checkpoint, model_tensors, restore_model
+from .config import Config
+from .environment import versions
+from .errors import InputError
+from .evaluation import evaluate
+from .events import Events
+from .files import write_text
+from .graph import Graph
+from .model import Model, draw_masks
+from .models import Scoring
+from .progress import Progress
+from .run import Run, RunFolder
+from .step import Batch, Step
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; a checkpoint holds everything up to the last whole step."""
+
+
+def train(
+    graph: Graph, config: Config | None = None, run_dir: str | Path | None = None
+) -> Run:
+    """Trains a source and a pruned model on a graph and evaluates both.
+
+    Args:
+        config: every setting; by default the preset `small`.
+        run_dir: the run folder, which must not exist yet; by default the first free
+            `runs/<graph>-<n>`.
+
+    Returns:
+        The finished run; its model is the best one by `eval.metric` on valid.
+
+    Raises:
+        InputError: the folder exists, the graph is too small, a loss became NaN, the disk is full.
+        Interrupted: SIGINT or SIGTERM; `resume` continues to the same weights.
+    """
+    config = config or Config()
+    folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
+    trainer = Trainer(graph, config, folder)
+    folder.create()
+    config.save(folder.config)
+    folder.save_graph(graph)
+    with _lock(folder):
+        return trainer.run()
+
+
+def resume(
+    run_dir: str | Path,
+    settings: Sequence[str] = (),
+    graph: Graph | None = None,
+    data_dir: str | Path | None = None,
+) -> Run:
+    """Continues a run from its last checkpoint, to the same weights as if it had never stopped.
+
+    Args:
+        settings: `key=value` changes to `train.epochs`, `train.max_steps`, `eval.every`,
+            `eval.patience`, `checkpoint.*`; everything else makes the weights what they are.
+        graph: needed only if the run's graph cannot be loaded again by its name.
+    """
+    folder = RunFolder(run_dir)
+    folder.require()
+    stored = Config.load(folder.config)
+    config = stored.override(settings)
+    if changed := [k for k, v in config.flat().items() if v != stored.flat()[k] and not _free(k)]:
+        raise InputError(f"{', '.join(changed)} cannot change within a run; start a new one")
+    if graph is None:
+        graph = folder.load_graph(data_dir)
+    else:
+        folder.check_graph(graph)
+    with _lock(folder):
+        trainer = Trainer(graph, config, folder)
+        if folder.last.exists():
+            trainer.restore(Checkpoint.load(folder.last))
+        if settings:
+            config.save(folder.config)
+        return trainer.run()
+
+
+def free_run_dir(graph: Graph) -> Path:
+    """The first `runs/<graph>-<n>` that does not exist."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in graph.name)
+    n = 1
+    while (path := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return path
+
+
+def _free(key: str) -> bool:
+    """Settings that do not change the weights after a given number of steps."""
+    return key in _FREE or key.startswith("checkpoint.")
+
+
+def _frozen(config: Config) -> dict[str, Any]:
+    return {key: value for key, value in config.flat().items() if not _free(key)}
+
+
+_FREE = ("train.epochs", "train.max_steps", "eval.every", "eval.patience")
+
+
+@dataclass
+class Position:
+    """How far a run has come: what a checkpoint holds beside tensors."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # steps done of the next one
+    total_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # losses of the epoch so far
+    seconds: float = 0.0  # of the epoch so far
+    best: float | None = None
+    best_epoch: int = 0
+    without_gain: int = 0  # validations since the best
+    stopped: bool = False
+
+
+class Trainer:
+    """One run: model, data order, position. `run()` trains from wherever the position is."""
+
+    def __init__(self, graph: Graph, config: Config, folder: RunFolder) -> None:
+        self.graph, self.config, self.folder = graph, config, folder
+        if len(graph.train) < 2:
+            raise InputError(f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed")
+        self.triples, self.quiz = split_quiz(graph, config)
+        self.model = Model.create(
+            Scoring.named(config.model.name)(config.model.rank),
+            graph.num_entities,
+            graph.num_relations,
+            config.train.seed,
+            config.prune.values,
+        )
+        self.position = Position()
+        self._start_step()
+
+    def _start_step(self) -> None:
+        weights = None
+        if self.config.entity_weights:
+            counts = torch.from_numpy(self.graph.entity_counts.astype(np.float32))
+            weights = 0.1 + 0.9 * counts / counts.max()
+        self.step = Step(self.model, self.config, weights)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.triples) / self.config.train.batch_size)
+
+    # ---- the loop ----------------------------------------------------------------------------------
+
+    def run(self) -> Run:
+        _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
+        self.known = self.graph.known()
+        position = self.position
+        self.folder.truncate_history(position.epoch)
+        self._events = Events(self.folder.events, position.epoch)
+        with Progress(self.config.train.epochs, position.epoch) as progress, _Signals() as signals:
+            self._progress, self._signals = progress, signals
+            while not position.stopped:
+                self._epoch()
+            return self._finish()
+
+    def _epoch(self) -> None:
+        position, settings = self.position, self.config.train
+        if position.step == 0:
+            self._draw_masks()
+        batches = self._batches(position.epoch)
+        self._progress.epoch(position.epoch, self.steps_per_epoch, position.step)
+        last_save = time.monotonic()
+        limit = settings.max_steps or sys.maxsize
+        for step in range(position.step, self.steps_per_epoch):
+            if position.total_steps >= limit:
+                break
+            if self._signals.received or time.monotonic() - last_save > 60 * self.config.checkpoint.minutes:
+                self._save(self.folder.last)
+                last_save = time.monotonic()
+                if self._signals.received:
+                    raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
+            start = time.perf_counter()
+            losses = self.step(*batches(step))
+            position.seconds += time.perf_counter() - start
+            self._check(losses, step)
+            for name, loss in losses.items():
+                position.sums[name] = position.sums.get(name, 0.0) + loss
+            position.step, position.total_steps = step + 1, position.total_steps + 1
+            self._progress.step(losses, settings.batch_size * position.step / position.seconds)
+        self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        position, settings = self.position, self.config.train
+        steps = position.step
+        rows = min(steps * settings.batch_size, len(self.triples))
+        record: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            **{f"loss/{name}": total / max(steps, 1) for name, total in position.sums.items()},
+            "seconds": position.seconds,
+            "steps": steps,
+            "triples_per_second": rows / position.seconds if position.seconds else 0.0,
+            "peak_memory_bytes": peak_memory(),
+            "prune_fraction": self._fraction(position.epoch),
+        }
+        position.epoch, position.step, position.sums, position.seconds = position.epoch + 1, 0, {}, 0.0
+        position.stopped = (
+            position.epoch >= settings.epochs
+            or position.total_steps >= (settings.max_steps or sys.maxsize)
+        )
+        if not all(bool(table.isfinite().all()) for table in (self.model.entities, self.model.relations)):
+            raise self._diverged("a weight")
+        if position.epoch % self.config.eval.every == 0 or position.stopped:
+            self._validate(record)
+        self.folder.append_history(record)
+        if position.epoch % self.config.checkpoint.every == 0 or position.stopped:
+            self._save(self.folder.last)
+        self._progress.end_epoch(record)
+        self._events.add(record)
+
+    def _validate(self, record: dict[str, Any]) -> None:
+        """Adds valid metrics to the record; keeps the best model; counts towards the patience."""
+        position, settings = self.position, self.config.eval
+        if len(self.graph.valid):
+            for name in self._models():
+                found = self._evaluate("valid", name == "pruned", f"valid {name}")
+                record[f"valid/{name}"] = {k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")}
+            model, _, metric = settings.metric.partition(".")
+            score = float(record[f"valid/{model}"][metric])
+        else:
+            score = float(position.epoch)  # nothing to choose by: the last model is the best
+        if self._fraction(position.epoch - 1) < self._fraction(sys.maxsize) and not position.stopped:
+            return  # still denser than the model that was asked for
+        if position.best is None or score > position.best:
+            position.best, position.best_epoch, position.without_gain = score, position.epoch, 0
+            Checkpoint(model_tensors(self.model), self._state()).save(self.folder.best)
+        else:
+            position.without_gain += 1
+            if settings.patience and position.without_gain >= settings.patience:
+                position.stopped = True
+
+    def _finish(self) -> Run:
+        """Evaluates the best model on valid and test, both models, and writes metrics.json."""
+        best = Checkpoint.load(self.folder.best, MODEL_TENSORS)
+        self.model = restore_model(
+            best, self.config, self.graph.num_entities, self.graph.num_relations
+        )
+        metrics: dict[str, Any] = {}
+        for split in ("valid", "test"):
+            if len(self.graph.split(split)):
+                metrics[split] = {
+                    name: self._evaluate(split, name == "pruned", f"{split} {name}")
+                    for name in self._models()
+                }
+        metrics["protocol"] = {
+            "filter": ["train", "valid", "test"],
+            "ties": "realistic rank: the mean of the optimistic and the pessimistic one",
+            "sides": "head and tail, averaged over queries",
+            "candidates": "all entities",
+            "precision": "fp32",
+            "graph": self.graph.name,
+            "graph_sha256": self.graph.digest,
+            "unseen": self.graph.unseen,
+            "seed": self.config.train.seed,
+            "epochs": self.position.epoch,
+            "best_epoch": self.position.best_epoch,
+            "chosen_by": f"valid {self.config.eval.metric}" if len(self.graph.valid) else "last epoch",
+            "density": self.model.density(),
+            "versions": versions(),
+        }
+        write_text(self.folder.metrics, json.dumps(metrics, indent=1) + "\n")
+        history = self.folder.read_history()
+        return Run(self.folder.path, self.config, self.graph, self.model, history, metrics)
+
+    def _evaluate(self, split: str, pruned: bool, label: str) -> dict[str, Any]:
+        with self._progress.task(label, 2 * len(self.graph.split(split))) as advance:
+            return evaluate(
+                self.model,
+                self.graph,
+                split,
+                pruned,
+                score_memory=self.config.train.score_memory,
+                known=self.known,
+                progress=advance,
+            )
+
+    def _models(self) -> tuple[str, ...]:
+        return ("source",) if self.config.train.objective == "dense" else ("source", "pruned")
+
+    # ---- masks and data --------------------------------------------------------------------------------
+
+    def _fraction(self, epoch: int) -> float:
+        """The share that is pruned during an epoch (0-based)."""
+        prune = self.config.prune
+        if self.config.train.objective == "dense":
+            return 0.0
+        if prune.schedule == "constant" or epoch >= prune.ramp_epochs:
+            return prune.fraction
+        return prune.fraction * (1 - (1 - epoch / prune.ramp_epochs) ** 3)
+
+    def _draw_masks(self) -> None:
+        epoch, prune = self.position.epoch, self.config.prune
+        if self.config.train.objective == "dense":
+            return
+        fraction = self._fraction(epoch)
+        due = epoch % prune.every == 0 or fraction != self._fraction(epoch - 1)
+        if due or self.model.masks is None:
+            self.model.masks = draw_masks(self.model, fraction, prune.granularity)
+            self.model.changed()
+
+    def _batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
+        """The epoch's batches by step; the order is a function of seed and epoch alone."""
+        settings = self.config.train
+        generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
+        order = torch.randperm(len(self.triples), generator=generator)
+        size = settings.batch_size
+        quiz_size = min(settings.quiz_batch_size or size, len(self.quiz))
+        rounds = math.ceil(self.steps_per_epoch * quiz_size / len(self.quiz))
+        quiz_order = torch.cat(
+            [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
+        )
+
+        def batch(step: int) -> tuple[Batch, Batch | None]:
+            rows = self.triples[order[step * size : (step + 1) * size]]
+            if settings.objective != "metasd":
+                return Batch.of(rows), None
+            chosen = quiz_order[step * quiz_size : (step + 1) * quiz_size]
+            return Batch.of(rows), Batch.of(self.quiz[chosen])
+
+        return batch
+
+    # ---- checkpoints -------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "position": asdict(self.position),
+            "settings": _frozen(self.config),
+            "graph": self.graph.digest,
+        }
+
+    def _save(self, path: Path) -> None:
+        tensors = model_tensors(self.model) | self._optimizer_tensors()
+        Checkpoint(tensors, self._state()).save(path)
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        tensors = {}
+        for name, optimizer in self._optimizers():
+            for table, parameter in (("entities", self.model.entities), ("relations", self.model.relations)):
+                state = optimizer.state[parameter]
+                tensors[f"{name}.{table}.sum"] = state["sum"]
+                tensors[f"{name}.{table}.step"] = state["step"]
+        return tensors
+
+    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        yield "adagrad", self.step.optimizer
+        yield "meta_adagrad", self.step.meta_optimizer
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Puts model, optimisers and position back; a checkpoint of another run is refused."""
+        state = checkpoint.state
+        if state.get("graph") != self.graph.digest:
+            raise InputError(f"{self.folder.last}: a checkpoint of another graph")
+        settings, wanted = state.get("settings", {}), _frozen(self.config)
+        if other := [k for k in wanted if settings.get(k) != wanted[k]]:
+            raise InputError(f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})")
+        self.model = restore_model(
+            checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
+        )
+        self._start_step()
+        try:
+            for key, tensor in self._optimizer_tensors().items():
+                tensor.copy_(checkpoint.tensors[key])
+            self.position = Position(**state["position"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{self.folder.last}: incomplete ({error})") from None
+        position, settings = self.position, self.config.train
+        position.stopped = (
+            position.epoch >= settings.epochs
+            or position.total_steps >= (settings.max_steps or sys.maxsize)
+            or (position.stopped and bool(self.config.eval.patience)
+                and position.without_gain >= self.config.eval.patience)
+        )
+
+    def _check(self, losses: dict[str, float], step: int) -> None:
+        for name, loss in losses.items():
+            if not math.isfinite(loss):
+                raise self._diverged(f"the {name} loss", f", step {step + 1}")
+
+    def _diverged(self, what: str, where: str = "") -> InputError:
+        kept = f"the last good checkpoint is {self.folder.last}" if self.folder.last.exists() else (
+            "no checkpoint had been written yet"
+        )
+        return InputError(
+            f"{what} is not a finite number any more (epoch {self.position.epoch + 1}{where}); {kept}. "
+            "Try a smaller train.lr or train.inner_lr, a larger regularizer.weight, or train.precision=fp32"
+        )
+
+
+def split_quiz(graph: Graph, config: Config) -> tuple[Tensor, Tensor]:
+    """(train, quiz) triples with inverses, int64: the quiz is a seeded share of the train split."""
+    train = torch.from_numpy(graph.train.copy())
+    size = min(max(1, round(config.train.quiz_fraction * len(train))), len(train) - 1)
+    generator = torch.Generator().manual_seed(config.train.seed << 24)
+    order = torch.randperm(len(train), generator=generator)
+    held_out = config.train.quiz_held_out and config.train.objective == "metasd"
+    kept = train[order[size:].sort().values] if held_out else train
+
+    def both(triples: Tensor) -> Tensor:
+        return torch.from_numpy(graph.with_inverses(triples.numpy()))
+
+    return both(kept), both(train[order[:size].sort().values])
+
+
+def peak_memory() -> int:
+    """The process's largest resident size so far, in bytes."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+@contextmanager
+def _lock(folder: RunFolder) -> Iterator[None]:
+    """One process a run folder; the system lets go of the lock however the process ends."""
+    with (folder.path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder.path}: another process is training in this folder") from None
+        yield
+
+
+class _Signals:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
+
+    received = False
+
+    def __enter__(self) -> Self:
+        self._old: dict[int, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._handle)
+            except ValueError:  # only the main thread may; elsewhere nothing changes
+                return self
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
