@@ -1,6 +1,8 @@
 """A run and its folder: configuration, history, metrics, checkpoints, vocabulary."""
 
 import json
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,17 +30,28 @@ class RunFolder:
         self.best = self.checkpoints / "best.safetensors"
         self.events = self.path / "events"
 
-    def create(self) -> None:
-        """Makes the folder; one that already has something in it is never written to."""
+    def create(self, graph: Graph, config: Config) -> None:
+        """Makes the folder with configuration and vocabulary, all at once or not at all.
+
+        A path that already has something in it is never written to.
+        """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"{self.path} already exists; continue it with `metasd resume {self.path}`, or give "
                 "another --run"
             )
+        new = RunFolder(self.path.with_name(f".{self.path.name}.new{os.getpid()}"))
         try:
-            self.checkpoints.mkdir(parents=True)
+            new.checkpoints.mkdir(parents=True)
+            config.save(new.config)
+            graph.save_vocabulary(new.path)
+            description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
+            write_text(new.graph, json.dumps(description, indent=1) + "\n")
+            new.path.replace(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made ({error.strerror})") from None
+        finally:
+            shutil.rmtree(new.path, ignore_errors=True)
 
     def require(self) -> None:
         if not self.config.is_file():
@@ -66,11 +79,6 @@ class RunFolder:
     def append_history(self, record: dict[str, Any]) -> None:
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-
-    def save_graph(self, graph: Graph) -> None:
-        graph.save_vocabulary(self.path)
-        description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
-        write_text(self.graph, json.dumps(description, indent=1) + "\n")
 
     def load_graph(self, data_dir: str | Path | None = None) -> Graph:
         """The graph that the run was trained on; another one under its name is refused."""

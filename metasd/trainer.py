@@ -59,9 +59,7 @@ def train(
     config = config or Config()
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     trainer = Trainer(graph, config, folder)
-    folder.create()
-    config.save(folder.config)
-    folder.save_graph(graph)
+    folder.create(graph, config)
     with _lock(folder):
         return trainer.run()
 

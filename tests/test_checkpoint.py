@@ -1,0 +1,82 @@
+"""Checkpoints: whole or absent, and refused when they are not this run's."""
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from metasd.checkpoint import Checkpoint
+from metasd.config import Config
+from metasd.errors import InputError
+from metasd.graph import Graph, load_graph
+from metasd.run import Run, RunFolder
+from metasd.trainer import resume, train
+
+
+@pytest.fixture
+def folder(small_graph: Graph, quick: Config, tmp_path: Path) -> RunFolder:
+    train(small_graph, quick, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def test_tensors_and_state_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    Checkpoint({"x": torch.arange(5.0)}, {"loss": 0.1 + 0.2}).save(path)
+    loaded = Checkpoint.load(path)
+    assert torch.equal(loaded.tensors["x"], torch.arange(5.0))
+    assert loaded.state["loss"] == 0.1 + 0.2
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_a_truncated_checkpoint_is_refused(folder: RunFolder, size: int) -> None:
+    data = folder.last.read_bytes()
+    folder.last.write_bytes(data[:size])
+    with pytest.raises(InputError, match=r"last\.safetensors: damaged"):
+        resume(folder.path)
+
+
+def test_a_missing_best_model_is_said(folder: RunFolder) -> None:
+    folder.best.unlink()
+    folder.last.unlink()
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        Run.load(folder.path)
+
+
+def test_another_graph_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    other = load_graph("families:121")
+    with pytest.raises(InputError, match="trained on another graph"):
+        resume(folder.path, graph=other)
+    foreign = train(other, Config.load(folder.config), tmp_path / "other")
+    folder.last.write_bytes(RunFolder(foreign.path).last.read_bytes())
+    with pytest.raises(InputError, match="a checkpoint of another graph"):
+        resume(folder.path)
+
+
+def test_another_configuration_is_refused(folder: RunFolder) -> None:
+    text = folder.config.read_text().replace("rank: 8", "rank: 9")
+    folder.config.write_text(text)
+    with pytest.raises(InputError, match=r"another configuration \(model\.rank\)"):
+        resume(folder.path)
+    with pytest.raises(InputError, match="another graph or configuration"):
+        Run.load(folder.path)
+
+
+def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    Checkpoint({"x": torch.ones(10)}, {}).save(path)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(InputError, match="could not be written .*the checkpoint before it is kept"):
+            Checkpoint({"x": torch.ones(100_000)}, {}).save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert Checkpoint.load(path).tensors["x"].shape == (10,)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_not_a_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run folder"):
+        Run.load(tmp_path)
+    with pytest.raises(InputError, match="not a run folder"):
+        resume(tmp_path / "nowhere")

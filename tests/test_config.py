@@ -1,0 +1,86 @@
+"""Settings: files, `key=value` strings, presets, and one clear line for every mistake."""
+
+from pathlib import Path
+
+import pytest
+from metasd.config import PRESETS, Config, preset
+from metasd.errors import InputError
+
+
+def test_a_saved_configuration_loads_equal(tmp_path: Path) -> None:
+    config = Config().override(["train.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
+    config.save(tmp_path / "c.yaml")
+    assert Config.load(tmp_path / "c.yaml") == config
+
+
+def test_files_may_nest_or_dot_their_keys(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("train.epochs: 3\nmodel:\n  rank: 7\ntrain:\n  lr: 0.5\n")
+    config = Config.load(path)
+    assert (config.train.epochs, config.model.rank, config.train.lr) == (3, 7, 0.5)
+
+
+def test_strings_become_the_types_of_their_keys() -> None:
+    config = Config().override(
+        ["train.lr=1e-2", "train.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
+    )
+    assert config.train.lr == 0.01
+    assert config.train.quiz_held_out is False
+    assert config.train.max_steps is None
+
+
+def test_the_published_presets() -> None:
+    fb, wn = preset("fb15k-237"), preset("wn18rr")
+    assert (fb.model.rank, fb.train.batch_size, fb.regularizer.weight) == (2000, 5000, 0.05)
+    assert (fb.relation_prediction.weight, fb.entity_weights) == (4.0, False)
+    assert (wn.train.batch_size, wn.regularizer.weight, wn.entity_weights) == (1000, 0.1, True)
+    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS)
+
+
+def test_dense_is_chosen_by_its_only_model() -> None:
+    assert Config().override(["train.objective=dense"]).eval.metric == "source.mrr"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.epocs=3", 'unknown setting train.epocs; did you mean "train.epochs"'),
+        ("lr=2", 'unknown setting lr; did you mean "train.lr"'),
+        ("train.epochs=0", "train.epochs: .*greater than or equal to 1; got 0"),
+        ("train.epochs=many", "train.epochs: .*valid integer"),
+        ("prune.fraction=1.5", "prune.fraction: .*less than 1; got 1.5"),
+        ("train=3", "train is a section"),
+        ("model.name=complx", 'did you mean "complex"'),
+        ("eval.metric=mrr", 'did you mean "pruned.mrr"'),
+        ("epochs", "written key=value"),
+        ("train.lr=nan", "train.lr"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Config().override([setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_column_granularity_needs_coordinates() -> None:
+    with pytest.raises(InputError, match="column is not possible with model.name = rescal"):
+        Config().override(["model.name=rescal", "prune.granularity=column"])
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(InputError, match='did you mean "wn18rr"'):
+        preset("wn18r")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not YAML"), ("- 1\n", "expected keys and values; got list"), ("x: 1\n", "unknown")],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        Config.load(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(InputError, match="No such file"):
+        Config.load(tmp_path / "none.yaml")

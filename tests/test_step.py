@@ -1,0 +1,155 @@
+"""A whole training step against the dense baseline, which shares no code with the package."""
+
+import dense
+import pytest
+import torch
+from metasd import kernels
+from metasd.config import Config
+from metasd.model import Model
+from metasd.models import Scoring
+from metasd.step import Batch, Gradients, Step
+from torch import Tensor
+
+RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def both(
+    dtype: torch.dtype, *settings: str, seed: int = 0
+) -> tuple[Step, dense.DenseMetaSD, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def table(rows: int) -> Tensor:
+        return (torch.randn(rows, 2 * RANK, generator=generator) * 0.3).to(dtype)
+
+    def triples() -> Tensor:
+        columns = [
+            torch.randint(size, (ROWS,), generator=generator)
+            for size in (ENTITIES, RELATIONS, ENTITIES)
+        ]
+        return torch.stack(columns, dim=1)
+
+    config = Config().override(
+        ["relation_prediction.weight=4", f"model.rank={RANK}", "train.precision=fp32", *settings]
+    )
+    entities, relations = table(ENTITIES), table(RELATIONS)
+    weights = torch.rand(ENTITIES, generator=generator).to(dtype)
+    entity_mask, relation_mask = kernels.topk_mask([entities, relations], 0.9)
+    baseline = dense.DenseMetaSD(
+        entities,
+        relations,
+        dense.Settings(
+            RANK,
+            regularizer=config.regularizer.name,
+            temperature=config.distill.temperature,
+            forward_weight=config.distill.forward_weight,
+            backward_weight=config.distill.backward_weight,
+        ),
+        kernels.unpack_mask(entity_mask, 2 * RANK),
+        kernels.unpack_mask(relation_mask, 2 * RANK),
+        weights,
+    )
+    model = Model(
+        Scoring.named("complex")(RANK),
+        entities.clone(),
+        relations.clone(),
+        (entity_mask, relation_mask),
+    )
+    return Step(model, config, weights), baseline, triples(), triples()
+
+
+SETTINGS = [
+    (),
+    ("regularizer.name=n3",),
+    ("distill.temperature=0.7", "distill.forward_weight=0.5", "distill.backward_weight=2"),
+    ("distill.forward_weight=0",),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ",".join(s) or "published")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-6)])
+def test_every_part_has_the_gradients_of_a_double_backward(
+    dtype: torch.dtype, tolerance: float, settings: tuple[str, ...]
+) -> None:
+    step, baseline, triples, quiz_triples = both(dtype, *settings)
+    batch, quiz = Batch.of(triples), Batch.of(quiz_triples)
+
+    def agree(found: Gradients, loss: Tensor, wanted: dict[str, Tensor]) -> None:
+        assert relative(found.entities, wanted["entities"]) < tolerance
+        assert relative(found.relations, wanted["relations"]) < tolerance
+        assert relative(loss, wanted["loss"]) < tolerance
+
+    loss, gradients = step.source_step(batch)
+    agree(gradients, loss, baseline.source_step(triples))
+    loss, gradients = step.inner_step(batch)
+    agree(gradients, loss, baseline.inner_gradient(triples))
+    _, loss, gradients = step.meta_step(batch, quiz)
+    agree(gradients, loss, baseline.meta_step(triples, quiz_triples))
+    source_loss, pruned_loss, gradients = step.mutual_step(batch)
+    agree(gradients, source_loss + pruned_loss, baseline.mutual_step(triples))
+
+
+def test_weights_follow_the_baseline_over_several_steps() -> None:
+    step, baseline, triples, quiz = both(torch.float64)
+    for shift in range(4):
+        rows = (triples + torch.tensor([shift, 0, 2 * shift])) % torch.tensor(
+            [ENTITIES, RELATIONS, ENTITIES]
+        )
+        losses = step(Batch.of(rows), Batch.of(quiz))
+        wanted = baseline.step(rows, quiz)
+        assert losses["quiz"] == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
+    assert relative(step.model.entities, baseline.source.entities) < 1e-9
+    assert relative(step.model.relations, baseline.source.relations) < 1e-9
+
+
+def test_bf16_products_are_as_exact_as_eager_ones() -> None:
+    exact, _, triples, quiz_triples = both(torch.float64)
+    half, _, _, _ = both(torch.float32, "train.precision=bf16")
+    eager = dense.DenseMetaSD(
+        half.model.entities,
+        half.model.relations,
+        dense.Settings(RANK, product_dtype=torch.bfloat16),
+        *(kernels.unpack_mask(m, 2 * RANK) for m in half.model.masks or ()),
+        half.entity_weights,
+    )
+    batch, quiz = Batch.of(triples), Batch.of(quiz_triples)
+    wanted = exact.meta_step(batch, quiz)[2]
+    found = half.meta_step(batch, quiz)[2]
+    rival = eager.meta_step(triples, quiz_triples)
+    assert relative(found.entities, wanted.entities) < 2 * relative(
+        rival["entities"], wanted.entities
+    )
+
+
+@pytest.mark.parametrize("name", ["complex", "distmult", "cp", "rescal"])
+@pytest.mark.parametrize("values", ["fp32", "int4", "ternary"])
+def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
+    config = Config().override({"model.name": name, "model.rank": 6, "prune.values": values})
+    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, values=values)
+    model.entities *= 300
+    model.relations *= 300
+    model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
+    triples = torch.stack([torch.arange(20), torch.arange(20) % 6, torch.arange(20) + 3], dim=1)
+    _, g = Step(model, config).inner_step(Batch.of(triples))
+    for gradient, mask in zip((g.entities, g.relations), model.masks, strict=True):
+        kept = kernels.unpack_mask(mask, gradient.shape[1])
+        assert gradient[kept].abs().sum() > 0
+        assert gradient[~kept].abs().sum() == 0
+
+
+def test_prune_is_distill_without_teachers() -> None:
+    def trained(*settings: str) -> Tensor:
+        step, _, triples, _ = both(torch.float64, *settings)
+        step(Batch.of(triples), None)
+        return step.model.entities
+
+    pruned = trained("train.objective=prune")
+    silent = trained(
+        "train.objective=distill", "distill.forward_weight=0", "distill.backward_weight=0"
+    )
+    taught = trained("train.objective=distill")
+    assert torch.equal(pruned, silent)
+    assert not torch.equal(pruned, taught)

@@ -1,0 +1,229 @@
+"""Runs on a small graph: what they write, how they stop, and that resuming changes nothing."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from metasd import kernels
+from metasd.config import Config
+from metasd.errors import InputError
+from metasd.graph import Graph
+from metasd.run import Run
+from metasd.step import Step
+from metasd.trainer import Interrupted, resume, split_quiz, train
+
+
+def same_weights(a: Run, b: Run) -> bool:
+    return torch.equal(a.model.entities, b.model.entities) and torch.equal(
+        a.model.relations, b.model.relations
+    )
+
+
+@pytest.mark.parametrize("objective", ["metasd", "distill", "prune", "dense"])
+@pytest.mark.parametrize("name", ["complex", "cp"])
+def test_every_objective_trains_and_reports(
+    small_graph: Graph, quick: Config, tmp_path: Path, objective: str, name: str
+) -> None:
+    config = quick.override({"train.objective": objective, "model.name": name, "train.epochs": 4})
+    run = train(small_graph, config, tmp_path / "run")
+    random_mrr = 0.03
+    assert run.metrics["test"]["source"]["mrr"] > 2 * random_mrr
+    models = {"source"} if objective == "dense" else {"source", "pruned"}
+    assert set(run.metrics["test"]) == set(run.metrics["valid"]) == models
+    losses = {key.removeprefix("loss/") for key in run.history[-1] if key.startswith("loss/")}
+    assert ("quiz" in losses) == (objective == "metasd")
+    assert run.history[-1]["loss/source"] < run.history[0]["loss/source"]
+
+
+def test_the_run_folder_says_everything(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+    run = train(small_graph, quick, tmp_path / "run")
+    names = {path.name for path in run.path.iterdir()}
+    assert {"config.yaml", "history.jsonl", "metrics.json", "checkpoints", "graph.json"} <= names
+    assert {"entities.tsv", "relations.tsv", "events"} <= names
+    assert Config.load(run.path / "config.yaml") == quick
+    history = [json.loads(line) for line in (run.path / "history.jsonl").open()]
+    assert [record["epoch"] for record in history] == [1, 2]
+    steps = math.ceil(2 * len(small_graph.train) / 400)
+    for record in history:
+        assert record["steps"] == steps
+        assert record["peak_memory_bytes"] > 1e7
+        assert record["triples_per_second"] * record["seconds"] == pytest.approx(
+            2 * len(small_graph.train)
+        )
+        assert set(record["valid/pruned"]) == {"mrr", "mr", "hits@1", "hits@3", "hits@10"}
+    protocol = json.loads((run.path / "metrics.json").read_text())["protocol"]
+    assert protocol["filter"] == ["train", "valid", "test"]
+    assert protocol["graph_sha256"] == small_graph.digest
+    loaded = Run.load(run.path)
+    assert same_weights(loaded, run)
+    assert loaded.metrics == run.metrics
+
+
+def test_the_pruned_model_keeps_a_tenth(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+    model = train(small_graph, quick, tmp_path / "run").model
+    total = model.entities.numel() + model.relations.numel()
+    assert model.density() == (total - math.ceil(0.9 * total)) / total
+    entities, relations = model.tables(pruned=True)
+    assert int((entities != 0).sum() + (relations != 0).sum()) <= round(model.density() * total)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    first = train(small_graph, quick, tmp_path / "a")
+    assert same_weights(first, train(small_graph, quick, tmp_path / "b"))
+    other = train(small_graph, quick.override(["train.seed=1"]), tmp_path / "c")
+    assert not same_weights(first, other)
+
+
+def test_resuming_after_any_step_ends_in_the_same_weights(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = quick.override({"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2})
+    whole = train(small_graph, config, tmp_path / "whole")
+    call = Step.__call__
+    taken = 0
+
+    def interrupting(self: Step, *batch: object) -> dict[str, float]:
+        nonlocal taken
+        taken += 1
+        if taken == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, *batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Step, "__call__", interrupting)
+    with pytest.raises(Interrupted, match="stopped in epoch 1"):
+        train(small_graph, config, tmp_path / "cut")
+    pauses = 1
+    while True:
+        taken = 0
+        try:
+            resumed = resume(tmp_path / "cut")
+            break
+        except Interrupted:
+            pauses += 1
+    assert pauses >= 3
+    assert same_weights(whole, resumed)
+    assert torch.equal(whole.model.masks[0], resumed.model.masks[0])  # type: ignore[index]
+    drop = ("seconds", "triples_per_second", "peak_memory_bytes")
+    for a, b in zip(whole.history, resumed.history, strict=True):
+        assert {k: v for k, v in a.items() if k not in drop} == {
+            k: v for k, v in b.items() if k not in drop
+        }
+
+
+def test_a_finished_run_can_be_given_more_epochs(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    train(small_graph, quick, tmp_path / "a")
+    longer = resume(tmp_path / "a", ["train.epochs=4"])
+    assert same_weights(longer, train(small_graph, quick.override(["train.epochs=4"]), tmp_path / "b"))
+    with pytest.raises(InputError, match=r"train\.lr cannot change within a run"):
+        resume(tmp_path / "a", ["train.lr=0.2"])
+
+
+def test_max_steps_stops_within_an_epoch(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+    run = train(small_graph, quick.override(["train.max_steps=2"]), tmp_path / "run")
+    assert [record["steps"] for record in run.history] == [2]
+
+
+def test_patience_stops_at_the_pruned_models_best(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    config = quick.override({"train.epochs": 60, "eval.patience": 2, "train.lr": 0.5})
+    run = train(small_graph, config, tmp_path / "run")
+    scores = [record["valid/pruned"]["mrr"] for record in run.history]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    assert len(scores) == best + 3 < 60
+    assert run.metrics["protocol"]["best_epoch"] == best + 1
+    assert run.metrics["valid"]["pruned"]["mrr"] == pytest.approx(scores[best])
+
+
+def test_the_cubic_ramp_ends_at_the_fraction(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    config = quick.override(
+        {"train.epochs": 5, "prune.schedule": "cubic", "prune.ramp_epochs": 3, "eval.patience": 1}
+    )
+    run = train(small_graph, config, tmp_path / "run")
+    fractions = [record["prune_fraction"] for record in run.history]
+    assert fractions[:4] == pytest.approx([0.9 * (1 - (1 - e / 3) ** 3) for e in range(4)])
+    assert run.metrics["protocol"]["best_epoch"] > 3
+    assert run.metrics["protocol"]["density"] == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("granularity", ["row", "column"])
+def test_granularity(small_graph: Graph, quick: Config, tmp_path: Path, granularity: str) -> None:
+    config = quick.override({"prune.granularity": granularity, "model.rank": 20})
+    model = train(small_graph, config, tmp_path / "run").model
+    assert model.masks is not None
+    kept = kernels.unpack_mask(model.masks[0], 40)
+    assert kept.sum(1).tolist() == [4] * len(kept)
+    if granularity == "column":
+        assert (kept == kept[0]).all()
+        assert torch.equal(kept[0, :20], kept[0, 20:])
+
+
+def test_the_quiz_is_a_seeded_share_of_train(small_graph: Graph, quick: Config) -> None:
+    train_rows, quiz = split_quiz(small_graph, quick)
+    assert len(quiz) == 2 * round(0.02 * len(small_graph.train))
+    assert len(train_rows) == 2 * len(small_graph.train)
+    held, same_quiz = split_quiz(small_graph, quick.override(["train.quiz_held_out=true"]))
+    assert torch.equal(quiz, same_quiz)
+    rows = {tuple(row) for row in held.tolist()}
+    assert len(rows) == len(train_rows) - len(quiz)
+    assert not rows & {tuple(row) for row in quiz.tolist()}
+
+
+def test_a_diverging_loss_stops_with_advice(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Step.__call__
+    taken = 0
+
+    def breaking(self: Step, *batch: object) -> dict[str, float]:
+        nonlocal taken
+        taken += 1
+        if taken == 12:
+            self.model.entities[0, 0] = math.nan
+        return call(self, *batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Step, "__call__", breaking)
+    with pytest.raises(InputError, match=r"not a finite number .*last good checkpoint.*smaller train\.lr"):
+        train(small_graph, quick.override(["train.epochs=9"]), tmp_path / "run")
+    monkeypatch.undo()
+    assert resume(tmp_path / "run").model.entities.isfinite().all()
+
+
+def test_an_existing_folder_is_left_alone(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="already exists"):
+        train(small_graph, quick, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_is_trained_in_once_at_a_time(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metasd import trainer
+
+    def meddling(self: trainer.Trainer) -> Run:
+        return resume(tmp_path / "run")
+
+    monkeypatch.setattr(trainer.Trainer, "run", meddling)
+    with pytest.raises(InputError, match="another process is training"):
+        train(small_graph, quick, tmp_path / "run")
+
+
+def test_entity_weights_change_the_losses(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    plain = train(small_graph, quick, tmp_path / "a")
+    weighted = train(small_graph, quick.override(["entity_weights=true"]), tmp_path / "b")
+    assert weighted.history[0]["loss/source"] < plain.history[0]["loss/source"]
