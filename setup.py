@@ -16,7 +16,13 @@ setup(
             depends=sorted(glob("csrc/*.h") + glob("csrc/*.inl")),
             include_dirs=["csrc"],
             cxx_std=17,
-            extra_compile_args=["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", *openmp],
+            extra_compile_args=[
+                "-O3",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-Wno-psabi",
+                *openmp,
+            ],
             extra_link_args=openmp,
         )
     ]

@@ -4,23 +4,11 @@ It is the rival in every comparison of speed and memory, and an oracle that shar
 package: each loss is written as it is defined, each gradient comes from autograd, and the meta
 gradient from a second backward pass through the unrolled inner step. Source: Li, Liu, Yang, Li,
 "Efficient Knowledge Graph Embeddings via Meta Self-Distillation", Findings of EMNLP 2022.
-
-    python -m benchmarks.dense --entities 14541 --relations 474 --rank 128 --batch 1000 --quiz 1000
-
-On a CPU about half of that time is glibc handing every (B, N) block back to the kernel. The fastest
-baseline is the one run with MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184
-(2.1 s to 1.1 s on two cores, for 1.6 times the memory); report both.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import statistics
-import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -306,91 +294,3 @@ def _result(gradients: tuple[Tensor, ...], **losses: Tensor) -> dict[str, Tensor
     entities, relations = gradients
     detached = {name: loss.detach() for name, loss in losses.items()}
     return {"entities": entities, "relations": relations, **detached}
-
-
-def _resident(field: str) -> int:
-    """Return a field of /proc/self/status in bytes: VmRSS, or its high-water mark VmHWM."""
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if match is None:
-        raise RuntimeError(f"/proc/self/status has no {field}; peak memory needs Linux")
-    return int(match[1]) * 1024
-
-
-def measure(
-    model: DenseMetaSD, batches: list[Tensor], quizzes: list[Tensor], warmup: int = 1
-) -> dict[str, float]:
-    """Return the median seconds of a step and the peak bytes above what was held before the first.
-
-    Tables, masks and optimiser states are held before: the peak is what the steps themselves need.
-    """
-    device = model.source.entities.device
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        held = _resident("VmRSS")
-    seconds = []
-    for batch, quiz in zip(batches, quizzes, strict=True):
-        start = time.perf_counter()
-        model.step(batch, quiz)
-        if on_gpu:
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    peak = torch.cuda.max_memory_allocated(device) if on_gpu else _resident("VmHWM")
-    return {
-        "median_seconds": statistics.median(seconds[warmup:]),
-        "peak_bytes_above_tables": peak - held,
-    }
-
-
-def main() -> None:
-    """Time the dense step on random tables and triples and print the result as JSON."""
-    parser = argparse.ArgumentParser(description="Time one dense MetaSD step.")
-    parser.add_argument("--entities", type=int, default=14541)
-    parser.add_argument("--relations", type=int, default=474, help="inverse relations included")
-    parser.add_argument("--rank", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=1000)
-    parser.add_argument("--quiz", type=int, default=1000)
-    parser.add_argument("--keep", type=float, default=0.1, help="share of weights not pruned")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp64"], default="fp32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0 leaves torch's choice")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
-    torch.manual_seed(0)
-    device = torch.device(args.device)
-    dtype = torch.float64 if args.precision == "fp64" else torch.float32
-
-    def table(rows: int) -> Tensor:
-        return 0.1 * torch.randn(rows, 2 * args.rank, dtype=dtype, device=device)
-
-    def triples(rows: int) -> Tensor:
-        limits = (args.entities, args.relations, args.entities)
-        columns = [torch.randint(limit, (rows,), device=device) for limit in limits]
-        return torch.stack(columns, dim=1)
-
-    entities, relations = table(args.entities), table(args.relations)
-    product_dtype = torch.bfloat16 if args.precision == "bf16" else None
-    model = DenseMetaSD(
-        entities,
-        relations,
-        Settings(rank=args.rank, product_dtype=product_dtype),
-        torch.rand(entities.shape, device=device) < args.keep,
-        torch.rand(relations.shape, device=device) < args.keep,
-    )
-    steps = args.repeats + 1  # the first one warms up
-    batches = [triples(args.batch) for _ in range(steps)]
-    quizzes = [triples(args.quiz) for _ in range(steps)]
-    result = measure(model, batches, quizzes)
-    table_bytes = sum(t.numel() * t.element_size() for t in model.source)
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    print(json.dumps({**vars(args), **machine, "table_bytes": table_bytes, **result}, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -5,7 +5,7 @@
 
 constexpr int64_t kChunk = 1024;  // columns whose scores stay in the first-level cache between reads
 
-METASD_INLINE float exp_scalar(float x) { return exp_nonpositive(splat(x))[0]; }
+METASD_INLINE float exp_scalar(float x) { return exp_nonpositive<float>(splat(x))[0]; }
 
 template <class T>
 METASD_INLINE float chunk_max(const T* z, int64_t begin, int64_t end) {
@@ -34,7 +34,7 @@ void cross_entropy_row(T* z, const CrossEntropyArgs& a, int64_t row) {
       }
       f32 partial{};
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
-        partial += keep(exp_nonpositive(load(z + j, lanes) - max), 0.0f, lanes);
+        partial += keep(exp_nonpositive<T>(load(z + j, lanes) - max), 0.0f, lanes);
       });
       sum += horizontal_sum(partial);
     }
@@ -45,7 +45,7 @@ void cross_entropy_row(T* z, const CrossEntropyArgs& a, int64_t row) {
     const float weight = a.scale * (a.weight ? a.weight[row] : 1.0f);
     const float max = stat[0], factor = weight / stat[1];
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
-      store(z + j, exp_nonpositive(load(z + j, lanes) - max) * factor, lanes);
+      store(z + j, exp_nonpositive<T>(load(z + j, lanes) - max) * factor, lanes);
     });
     if (has_target) store(z + target, splat(exp_scalar(stat[2] - max) * factor - weight), First{1});
   }
@@ -55,12 +55,23 @@ void cross_entropy_row(T* z, const CrossEntropyArgs& a, int64_t row) {
 // Statistics: max_s, max_p, sum_s, sum_p (temperature 1), sum_s, sum_p (tau), sum of e_s (a - b),
 // sum of e_p (b - a) with a = z_s / tau and b = z_p / tau, target scores of s and p.
 
-template <class T, bool kSourceGradient>
+// exp(z - max) from e = exp((z - max) / tau): a product of e's where tau is a small whole number
+// (the published one is 3), which spares half of the exponentials.
+template <class T, bool kWholeTau>
+METASD_INLINE f32 at_temperature_one(f32 z_minus_max, f32 e, int tau) {
+  if constexpr (!kWholeTau) return exp_nonpositive<T>(z_minus_max);
+  f32 power = e;
+  for (int i = 1; i < tau; ++i) power *= e;
+  return power;
+}
+
+template <class T, bool kSourceGradient, bool kWholeTau>
 void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
   float* stat = a.stats + row * kDistillationStats;
   const int64_t target = a.targets[row] - a.offset;
   const bool has_target = 0 <= target && target < a.cols;
   const float inverse_tau = 1.0f / a.temperature;
+  const int tau = kWholeTau ? static_cast<int>(a.temperature) : 0;
   if (a.phase & kStatistics) {
     float max_s = stat[0], max_p = stat[1];
     for (int64_t begin = 0; begin < a.cols; begin += kChunk) {
@@ -81,13 +92,14 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
       f32 sum_s{}, sum_p{}, sum_st{}, sum_pt{}, moment_s{}, moment_p{};
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
         const f32 s = load(zs + j, lanes), p = load(zp + j, lanes);
-        const f32 es = keep(exp_nonpositive((s - max_s) * inverse_tau), 0.0f, lanes);
-        const f32 ep = keep(exp_nonpositive((p - max_p) * inverse_tau), 0.0f, lanes);
+        const f32 es = keep(exp_nonpositive<T>((s - max_s) * inverse_tau), 0.0f, lanes);
+        const f32 ep = keep(exp_nonpositive<T>((p - max_p) * inverse_tau), 0.0f, lanes);
         const f32 difference = (s - p) * inverse_tau;
         sum_st += es, sum_pt += ep;
         moment_s += es * difference, moment_p -= ep * difference;
-        sum_p += keep(exp_nonpositive(p - max_p), 0.0f, lanes);
-        if constexpr (kSourceGradient) sum_s += keep(exp_nonpositive(s - max_s), 0.0f, lanes);
+        sum_p += keep(at_temperature_one<T, kWholeTau>(p - max_p, ep, tau), 0.0f, lanes);
+        if constexpr (kSourceGradient)
+          sum_s += keep(at_temperature_one<T, kWholeTau>(s - max_s, es, tau), 0.0f, lanes);
       });
       stat[2] += horizontal_sum(sum_s), stat[3] += horizontal_sum(sum_p);
       stat[4] += horizontal_sum(sum_st), stat[5] += horizontal_sum(sum_pt);
@@ -111,16 +123,17 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
     const float by_logarithm = a.scale * inverse_tau * a.logarithm_weight;
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
       const f32 s = load(zs + j, lanes), p = load(zp + j, lanes);
-      const f32 ps = exp_nonpositive((s - max_s) * inverse_tau) * inverse_st;
-      const f32 pp = exp_nonpositive((p - max_p) * inverse_tau) * inverse_pt;
+      const f32 es = exp_nonpositive<T>((s - max_s) * inverse_tau), ps = es * inverse_st;
+      const f32 ep = exp_nonpositive<T>((p - max_p) * inverse_tau), pp = ep * inverse_pt;
       const f32 ratio = (p - s) * inverse_tau + shift;
       const f32 difference = (pp - ps) * by_difference;
       store(zp + j,
-            exp_nonpositive(p - max_p) * factor_p + difference + pp * (ratio - kl_ps) * by_logarithm,
+            at_temperature_one<T, kWholeTau>(p - max_p, ep, tau) * factor_p + difference +
+                pp * (ratio - kl_ps) * by_logarithm,
             lanes);
       if constexpr (kSourceGradient)
         store(zs + j,
-              exp_nonpositive(s - max_s) * factor_s - difference -
+              at_temperature_one<T, kWholeTau>(s - max_s, es, tau) * factor_s - difference -
                   ps * (ratio + kl_sp) * by_logarithm,
               lanes);
     });
@@ -168,9 +181,9 @@ void meta_row(T* zs, const T* zp, const T* zdot, const MetaArgs& a, int64_t row)
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
         const f32 dot = load(zdot + j, lanes);
         const f32 es =
-            keep(exp_nonpositive((load(zs + j, lanes) - max_s) * inverse_tau), 0.0f, lanes);
+            keep(exp_nonpositive<T>((load(zs + j, lanes) - max_s) * inverse_tau), 0.0f, lanes);
         const f32 ep =
-            keep(exp_nonpositive((load(zp + j, lanes) - max_p) * inverse_tau), 0.0f, lanes);
+            keep(exp_nonpositive<T>((load(zp + j, lanes) - max_p) * inverse_tau), 0.0f, lanes);
         sum_s += es, sum_p += ep;
         moment_s += es * dot, moment_p += ep * dot;
       });
@@ -186,8 +199,8 @@ void meta_row(T* zs, const T* zp, const T* zdot, const MetaArgs& a, int64_t row)
     const float mean_s = stat[4] / stat[2], mean_p = stat[5] / stat[3];
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
       const f32 dot = load(zdot + j, lanes);
-      const f32 es = exp_nonpositive((load(zs + j, lanes) - max_s) * inverse_tau);
-      const f32 ep = exp_nonpositive((load(zp + j, lanes) - max_p) * inverse_tau);
+      const f32 es = exp_nonpositive<T>((load(zs + j, lanes) - max_s) * inverse_tau);
+      const f32 ep = exp_nonpositive<T>((load(zp + j, lanes) - max_p) * inverse_tau);
       store(zs + j, es * factor_s * (dot - mean_s) + ep * factor_p * (dot - mean_p), lanes);
     });
   }
@@ -201,15 +214,16 @@ void cross_entropy_block(const CrossEntropyArgs& a) {
     cross_entropy_row(static_cast<T*>(a.z) + row * a.stride, a, row);
   });
 }
-template <class T>
+template <class T, bool kSourceGradient>
 void distillation_block(const DistillationArgs& a) {
+  const bool whole_tau = a.temperature == std::floor(a.temperature) && a.temperature <= 4.0f;
   parallel_rows(a.rows, a.threads, [&](int64_t row) {
     T* zs = static_cast<T*>(a.zs) + row * a.stride;
     T* zp = static_cast<T*>(a.zp) + row * a.stride;
-    if (a.source_gradient)
-      distillation_row<T, true>(zs, zp, a, row);
+    if (whole_tau)
+      distillation_row<T, kSourceGradient, true>(zs, zp, a, row);
     else
-      distillation_row<T, false>(zs, zp, a, row);
+      distillation_row<T, kSourceGradient, false>(zs, zp, a, row);
   });
 }
 template <class T>
@@ -224,6 +238,9 @@ void cross_entropy(const CrossEntropyArgs& a) {
   a.half ? cross_entropy_block<bf16>(a) : cross_entropy_block<float>(a);
 }
 void distillation(const DistillationArgs& a) {
-  a.half ? distillation_block<bf16>(a) : distillation_block<float>(a);
+  if (a.half)
+    a.source_gradient ? distillation_block<bf16, true>(a) : distillation_block<bf16, false>(a);
+  else
+    a.source_gradient ? distillation_block<float, true>(a) : distillation_block<float, false>(a);
 }
 void meta(const MetaArgs& a) { a.half ? meta_block<bf16>(a) : meta_block<float>(a); }

@@ -7,7 +7,9 @@ operation is registered in the `metasd::` namespace of `torch.library` with a pl
 """
 
 if __name__ == "kernels":
-    raise ImportError("this package is metasd.kernels: `pip install .`, then `from metasd import kernels`")
+    raise ImportError(
+        "this package is metasd.kernels: `pip install .`, then `from metasd import kernels`"
+    )
 
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .distillation import inner_distillation, mutual_distillation

@@ -1,5 +1,6 @@
 """Checks at the border: every public operation states what it was given and what it wanted."""
 
+import torch
 from torch import Tensor, float32, float64, int32, int64
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
@@ -46,13 +47,17 @@ def check_mask(mask: Tensor | None, table: Tensor) -> None:
             + (str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__)
         )
     if tuple(mask.shape) != wanted:
-        raise ValueError(f"mask must be {wanted} for a table {shape_of(table)}; got {shape_of(mask)}")
+        raise ValueError(
+            f"mask must be {wanted} for a table {shape_of(table)}; got {shape_of(mask)}"
+        )
     if mask.device != table.device or not mask.is_contiguous():
         raise ValueError(f"mask must be contiguous on {table.device}; got {mask.device}")
 
 
-def check_index(name: str, index: Tensor, size: int, rows: int | None = None) -> None:
-    """Whole numbers in 0 .. size - 1: int64 (rows,)."""
+def check_index(name: str, index: Tensor, rows: int | None = None) -> None:
+    """int64 (rows,). What the numbers are, `check_range` asks, inside the operations: a compiled
+    graph knows no values while it is traced.
+    """
     if not isinstance(index, Tensor) or index.dtype != int64:
         got = index.dtype if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(f"{name} must be an int64 tensor; got {got}")
@@ -61,6 +66,10 @@ def check_index(name: str, index: Tensor, size: int, rows: int | None = None) ->
         raise ValueError(f"{name} must be ({wanted},); got {shape_of(index)}")
     if not index.is_contiguous():
         raise ValueError(f"{name} must be contiguous; got strides {tuple(index.stride())}")
+
+
+def check_range(name: str, index: Tensor, size: int) -> None:
+    """Every number in 0 .. size - 1."""
     if index.numel():
         low, high = (int(v) for v in index.aminmax())
         if low < 0 or high >= size:
@@ -71,11 +80,16 @@ def check_weight(weight: Tensor | None, entities: Tensor) -> None:
     """A weight per entity (N,), in the tables' dtype and on their device."""
     if weight is None:
         return
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a torch.Tensor; got {type(weight).__name__}")
     if tuple(weight.shape) != (entities.shape[0],):
-        raise ValueError(f"weight must be ({entities.shape[0]},), one per entity; got {shape_of(weight)}")
+        raise ValueError(
+            f"weight must be ({entities.shape[0]},), one per entity; got {shape_of(weight)}"
+        )
     if weight.dtype != entities.dtype or weight.device != entities.device:
         raise TypeError(
-            f"weight must be {entities.dtype} on {entities.device}; got {weight.dtype} on {weight.device}"
+            f"weight must be {entities.dtype} on {entities.device}; "
+            f"got {weight.dtype} on {weight.device}"
         )
 
 
@@ -97,14 +111,36 @@ def check_distillation(temperature: float, forward_weight: float, backward_weigh
 
 
 def check_known(
-    known: tuple[Tensor, Tensor] | None, rows: int, size: int
+    known: tuple[Tensor, Tensor] | None, rows: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """CSR rows of known answers: (indptr int64 (rows + 1,), indices int64), or (None, None)."""
     if known is None:
         return None, None
     indptr, indices = known
-    check_index("known indices", indices, size)
-    check_index("known indptr", indptr, indices.shape[0] + 1, rows + 1)
-    if int(indptr[0]) != 0 or int(indptr[-1]) != indices.shape[0] or bool((indptr.diff() < 0).any()):
-        raise ValueError(f"known indptr must rise from 0 to {indices.shape[0]}, the number of indices")
+    check_index("known indices", indices)
+    check_index("known indptr", indptr, rows + 1)
     return indptr, indices
+
+
+def check_known_values(indptr: Tensor | None, indices: Tensor | None, size: int) -> None:
+    """Row starts that rise over all indices; indices in 0 .. size - 1, none twice in a row."""
+    if indptr is None or indices is None:
+        return
+    count = indices.shape[0]
+    check_range("known indices", indices, size)
+    if int(indptr[0]) != 0 or int(indptr[-1]) != count or bool((indptr.diff() < 0).any()):
+        raise ValueError(f"known indptr must rise from 0 to {count}, the number of indices")
+    rows = torch.repeat_interleave(indptr.diff(), output_size=count)
+    places = rows * size + indices
+    if bool((places.diff() <= 0).any()) and bool((places.sort().values.diff() == 0).any()):
+        raise ValueError("known indices must not repeat within a row")
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Whether a compiled pass may be called on these outside an operation: fp32 on a CPU, neither
+    traced by `torch.compile` nor recorded by autograd.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    return not recorded and all(x.dtype == float32 and x.device.type == "cpu" for x in tensors)

@@ -1,8 +1,8 @@
 """How score matrices pass through bounded memory on a CPU: precision, block shapes, the stream.
 
-Every loss here is a row-wise function of scores `z = left @ right.T` whose gradient `G` with respect
-to `z` is row-wise too, and ends in the products `G @ right` and `G.T @ left`. `stream` runs the
-products through the library and a compiled row pass over each block of scores in between.
+Every loss here is a row-wise function of scores `z = left @ right.T` whose gradient `G` with
+respect to `z` is row-wise too, and ends in the products `G @ right` and `G.T @ left`. `stream`
+runs the products through the library and a compiled row pass over each block of scores in between.
 """
 
 import functools
@@ -51,7 +51,7 @@ def block_shape(
     elements = score_memory // (matrices * itemsize)
     tile_rows = min(rows, _TILE_ROWS)
     if tile_rows * columns <= elements:
-        return _even(rows, elements // max(columns, 1)), columns
+        return _even(rows, max(elements // max(columns, 1), tile_rows)), columns
     fitting = elements // max(tile_rows, 1) // _TILE_COLUMNS * _TILE_COLUMNS
     return tile_rows, _even(columns, max(fitting, _TILE_COLUMNS))
 
@@ -89,8 +89,10 @@ def release_workspaces() -> None:
     vars(_buffers).clear()
 
 
-def cast_rows(table: Tensor, mask: Tensor | None, out: Tensor, index: Tensor | None = None) -> Tensor:
-    """`out = (mask * table)[index]` in `out`'s dtype, fp32 or bf16; rows of `out` may be strided."""
+def cast_rows(
+    table: Tensor, mask: Tensor | None, out: Tensor, index: Tensor | None = None
+) -> Tensor:
+    """`out = (mask * table)[index]` in `out`'s dtype, fp32 or bf16; its rows may be strided."""
     _C.cast_rows(
         table.data_ptr(),
         out.data_ptr(),

@@ -13,6 +13,7 @@ from ._checks import (
     check_distillation,
     check_index,
     check_mask,
+    check_range,
     check_streaming,
     check_table,
     check_weight,
@@ -92,8 +93,9 @@ def mutual_distillation(
     Arguments as in `inner_distillation`.
 
     Returns:
-        (loss_source, loss_pruned, gradient of q_source (B, d), gradient of q_pruned (B, d), gradient
-        of the shared entities (N, d): the source's, plus the pruned model's where the mask is one).
+        (loss_source, loss_pruned, gradient of q_source (B, d), gradient of q_pruned (B, d),
+        gradient of the shared entities (N, d): the source's, plus the pruned model's where the
+        mask is one).
     """
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
@@ -129,7 +131,7 @@ def _check(
     check_table("q_source", q_source, like=entities)
     check_table("q_pruned", q_pruned, q_source.shape[0], like=entities)
     check_mask(mask, entities)
-    check_index("targets", targets, entities.shape[0], q_source.shape[0])
+    check_index("targets", targets, q_source.shape[0])
     check_weight(weight, entities)
     check_pruned(pruned, entities)
 
@@ -149,7 +151,8 @@ def _reference(
     precision: str,
     score_memory: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss_s, loss_p, dq_s, dq_p, dE of the source, dE of the pruned); source parts 0 in step 1."""
+    """(loss_s, loss_p, dq_s, dq_p, dE_s, dE_p); the source's parts are empty in step 1."""
+    check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     z_s, z_p = q_source @ entities.T, q_pruned @ table.T
     log_s, log_p = (z_s / temperature).log_softmax(1), (z_p / temperature).log_softmax(1)
@@ -212,18 +215,22 @@ def _cpu(
             precision,
             score_memory,
         )
+    check_range("targets", targets, entities.shape[0])
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     source = Scores(
         operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
     )
+    grad_source, grad_entities = entities.new_empty(0), entities.new_empty(0)
     if mutual:
-        source.grad_left, source.grad_right = torch.empty_like(q_source), torch.empty_like(entities)
+        grad_source, grad_entities = torch.empty_like(q_source), torch.empty_like(entities)
+        source.grad_left, source.grad_right = grad_source, grad_entities
+    grad_pruned, grad_kept = torch.empty_like(q_pruned), torch.empty_like(entities)
     student = Scores(
         operand("student_queries", q_pruned, None, dtype),
         operand("student_entities", table, mask if pruned is None else None, dtype),
-        torch.empty_like(q_pruned),
-        torch.empty_like(entities),
+        grad_pruned,
+        grad_kept,
         mask,
     )
     batch = q_source.shape[0]
@@ -238,7 +245,8 @@ def _cpu(
             z[0].data_ptr(),
             z[1].data_ptr(),
             dtype == torch.bfloat16,
-            *z[0].shape,
+            z[0].shape[0],
+            z[0].shape[1],
             z[0].shape[1],
             columns.start,
             targets[at].data_ptr(),
@@ -258,21 +266,17 @@ def _cpu(
     shift = (max_s - max_p) / temperature + sum_st.log() - sum_pt.log()
     kl_sp = (moment_s / sum_st - shift).sum() / max(batch, 1)
     kl_ps = (moment_p / sum_pt + shift).sum() / max(batch, 1)
-    loss_p = mean_cross_entropy(max_p, sum_p, y_p, row_weight) + by_log * kl_ps + by_difference * kl_sp
-    assert student.grad_left is not None and student.grad_right is not None
-    if source.grad_left is None or source.grad_right is None:
-        nothing = torch.zeros_like(loss_p)
-        empty = entities.new_zeros(0)
-        return nothing, loss_p, empty, student.grad_left, empty.clone(), student.grad_right
-    loss_s = mean_cross_entropy(max_s, sum_s, y_s, row_weight) + by_log * kl_sp + by_difference * kl_ps
-    return (
-        loss_s,
-        loss_p,
-        source.grad_left,
-        student.grad_left,
-        source.grad_right,
-        student.grad_right,
+    loss_p = (
+        mean_cross_entropy(max_p, sum_p, y_p, row_weight) + by_log * kl_ps + by_difference * kl_sp
     )
+    loss_s = torch.zeros_like(loss_p)
+    if mutual:
+        loss_s = (
+            mean_cross_entropy(max_s, sum_s, y_s, row_weight)
+            + by_log * kl_sp
+            + by_difference * kl_ps
+        )
+    return loss_s, loss_p, grad_source, grad_pruned, grad_entities, grad_kept
 
 
 @_distillation.register_fake

@@ -7,7 +7,14 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._checks import check_index, check_mask, check_streaming, check_table, check_weight
+from ._checks import (
+    check_index,
+    check_mask,
+    check_range,
+    check_streaming,
+    check_table,
+    check_weight,
+)
 from ._stream import (
     DEFAULT_SCORE_MEMORY,
     Scores,
@@ -71,10 +78,10 @@ def entity_cross_entropy_gradients(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `entity_cross_entropy`: (loss, gradient of queries (B, d), gradient of entities (N, d))."""
+    """As `entity_cross_entropy`: (loss, gradient of queries, gradient of entities)."""
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
-    check_index("targets", targets, entities.shape[0], queries.shape[0])
+    check_index("targets", targets, queries.shape[0])
     check_mask(mask, entities)
     check_weight(weight, entities)
     check_pruned(pruned, entities)
@@ -100,14 +107,17 @@ def _reference(
     precision: str,
     score_memory: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     log_p = (queries @ table.T).log_softmax(dim=1)
     loss, g = cross_entropy_of(log_p, targets, weight)
     return loss, g @ table, apply_mask(g.T @ queries, mask)
 
 
-def cross_entropy_of(log_p: Tensor, targets: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean weighted cross entropy of log-probabilities (B, N) and its gradient w.r.t. the scores."""
+def cross_entropy_of(
+    log_p: Tensor, targets: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mean weighted cross entropy of log-probabilities (B, N), and its gradient in the scores."""
     rows = torch.arange(len(targets), device=targets.device)
     w = torch.ones_like(log_p[:, 0]) if weight is None else weight[targets]
     scale = 1 / max(len(targets), 1)
@@ -133,16 +143,16 @@ def _cpu(
     score_memory: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if queries.dtype != torch.float32:
-        return _reference(
-            queries, entities, targets, mask, pruned, weight, precision, score_memory
-        )
+        return _reference(queries, entities, targets, mask, pruned, weight, precision, score_memory)
+    check_range("targets", targets, entities.shape[0])
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
+    grad_queries, grad_entities = torch.empty_like(queries), torch.empty_like(entities)
     scores = Scores(
         operand("queries", queries, None, dtype),
         operand("entities", table, mask if pruned is None else None, dtype),
-        torch.empty_like(queries),
-        torch.empty_like(entities),
+        grad_queries,
+        grad_entities,
         mask,
     )
     batch = queries.shape[0]
@@ -153,7 +163,8 @@ def _cpu(
         _C.cross_entropy(
             z[0].data_ptr(),
             dtype == torch.bfloat16,
-            *z[0].shape,
+            z[0].shape[0],
+            z[0].shape[1],
             z[0].shape[1],
             columns.start,
             targets[at].data_ptr(),
@@ -165,9 +176,9 @@ def _cpu(
         )
 
     stream([scores], row_pass, score_memory)
-    loss = mean_cross_entropy(*statistics.unbind(1), row_weight)
-    assert scores.grad_left is not None and scores.grad_right is not None
-    return loss, scores.grad_left, scores.grad_right
+    maximum, total, target = statistics.unbind(1)
+    loss = mean_cross_entropy(maximum, total, target, row_weight)
+    return loss, grad_queries, grad_entities
 
 
 def mean_cross_entropy(

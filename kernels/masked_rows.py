@@ -1,11 +1,11 @@
-"""Rows of a table by index, with the mask applied on the way; and their gradients scattered back."""
+"""Rows of a table by index, masked on the way, and their gradients scattered back."""
 
 import torch
 from torch import Tensor
 
 from metasd import _C
 
-from ._checks import check_index, check_mask, check_table
+from ._checks import check_index, check_mask, check_range, check_table, is_plain
 from ._stream import cast_rows
 from .topk_mask import apply_mask
 
@@ -20,8 +20,9 @@ def masked_rows(table: Tensor, mask: Tensor | None, index: Tensor) -> Tensor:
     """
     check_table("table", table)
     check_mask(mask, table)
-    check_index("index", index, table.shape[0])
-    return _masked_rows(table, mask, index)
+    check_index("index", index)
+    rows: Tensor = _masked_rows(table, mask, index)
+    return rows
 
 
 def scatter_rows(rows: Tensor, mask: Tensor | None, index: Tensor, out: Tensor) -> Tensor:
@@ -33,9 +34,10 @@ def scatter_rows(rows: Tensor, mask: Tensor | None, index: Tensor, out: Tensor) 
     """
     check_table("out", out)
     check_mask(mask, out)
-    check_index("index", index, out.shape[0])
+    check_index("index", index)
     check_table("rows", rows, index.shape[0], like=out)
-    if out.dtype == torch.float32 and out.device.type == "cpu":
+    if is_plain(rows, out):
+        check_range("index", index, out.shape[0])
         _C.scatter_add(
             out.data_ptr(),
             index.data_ptr(),
@@ -50,6 +52,7 @@ def scatter_rows(rows: Tensor, mask: Tensor | None, index: Tensor, out: Tensor) 
 
 
 def _reference(table: Tensor, mask: Tensor | None, index: Tensor) -> Tensor:
+    check_range("index", index, table.shape[0])
     rows = table[index]
     return rows if mask is None else apply_mask(rows, mask[index].contiguous())
 
@@ -61,6 +64,7 @@ _masked_rows = torch.library.custom_op("metasd::masked_rows", mutates_args=())(_
 def _cpu(table: Tensor, mask: Tensor | None, index: Tensor) -> Tensor:
     if table.dtype != torch.float32:
         return _reference(table, mask, index)
+    check_range("index", index, table.shape[0])
     return cast_rows(table, mask, table.new_empty(index.shape[0], table.shape[1]), index)
 
 
@@ -69,7 +73,9 @@ def _fake(table: Tensor, mask: Tensor | None, index: Tensor) -> Tensor:
     return table.new_empty(index.shape[0], table.shape[1])
 
 
-def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _setup(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
     table, mask, index = inputs
     ctx.save_for_backward(mask, index)
     ctx.rows = table.shape[0]  # type: ignore[attr-defined]
@@ -91,3 +97,20 @@ def _fake_backward(grad: Tensor, mask: Tensor | None, index: Tensor, rows: int) 
 
 
 _masked_rows.register_autograd(_backward, setup_context=_setup)
+
+
+def _setup_backward(
+    ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    _, mask, index, _ = inputs
+    ctx.save_for_backward(mask, index)
+
+
+def _backward_backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+) -> tuple[Tensor, None, None, None]:
+    mask, index = ctx.saved_tensors  # type: ignore[attr-defined]
+    return _masked_rows(grad.contiguous(), mask, index), None, None, None
+
+
+_masked_rows_backward.register_autograd(_backward_backward, setup_context=_setup_backward)

@@ -27,11 +27,12 @@ def meta_gradient(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
 ) -> tuple[Tensor, Tensor]:
-    """The meta gradient on the source's scores, carried to its queries and entities (MetaSD, step 2).
+    """The quiz loss's gradient in the source's queries and entities (MetaSD, step 2).
 
-    Let v be the quiz loss's gradient at the stepped student `P' = P - inner_lr * mask * g`, where g is
-    the gradient of `inner_distillation`. The quiz loss reaches the source only through the teacher
-    inside g, so its derivative along the source is `-inner_lr * d<v, g>`; in closed form, per row,
+    Let v be the quiz loss's gradient at the stepped student `P' = P - inner_lr * mask * g`, where
+    g is the gradient of `inner_distillation`. The quiz loss reaches the source only through the
+    teacher inside g, so its derivative along the source is `-inner_lr * d<v, g>`. In closed form,
+    per row,
 
         dz_s = inner_lr / tau^2 [wf p_s (zdot - <p_s, zdot>) + wb p_p (zdot - <p_p, zdot>)]
         zdot = dq_pruned @ (mask * entities).T + q_pruned @ (mask * dentities).T
@@ -44,7 +45,7 @@ def meta_gradient(
         mask, pruned, precision, score_memory: as in `inner_distillation`.
 
     Returns:
-        (gradient of q_source (B, d), gradient of the source's entities (N, d)), of the mean over rows.
+        (gradient of q_source (B, d), gradient of the source's entities (N, d)) of the row mean.
     """
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
@@ -151,9 +152,12 @@ def _cpu(
 
     def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
         _C.meta(
-            *(block.data_ptr() for block in z),
+            z[0].data_ptr(),
+            z[1].data_ptr(),
+            z[2].data_ptr(),
             dtype == torch.bfloat16,
-            *z[0].shape,
+            z[0].shape[0],
+            z[0].shape[1],
             z[0].shape[1],
             inner_lr / temperature**2 / batch,
             temperature,

@@ -5,7 +5,15 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._checks import check_index, check_known, check_mask, check_streaming, check_table
+from ._checks import (
+    check_index,
+    check_known,
+    check_known_values,
+    check_mask,
+    check_range,
+    check_streaming,
+    check_table,
+)
 from ._stream import (
     DEFAULT_SCORE_MEMORY,
     block_shape,
@@ -47,10 +55,10 @@ def rank_targets(
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
-    check_index("targets", targets, entities.shape[0], queries.shape[0])
+    check_index("targets", targets, queries.shape[0])
     check_mask(mask, entities)
     check_streaming(precision, score_memory)
-    indptr, indices = check_known(known, queries.shape[0], entities.shape[0])
+    indptr, indices = check_known(known, queries.shape[0])
     greater, equal = _rank_targets(
         queries, entities, targets, indptr, indices, mask, precision, score_memory
     )
@@ -73,8 +81,8 @@ def topk_entities(
         k: in 1 .. N. Others as in `rank_targets`; `known` answers are left out.
 
     Returns:
-        (scores (B, k) in the tables' dtype, indices int64 (B, k)). Rows with fewer than k candidates
-        end in score -inf and index -1.
+        (scores (B, k) in the tables' dtype, indices int64 (B, k)). Rows with fewer than k
+        candidates end in score -inf and index -1.
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
@@ -82,7 +90,7 @@ def topk_entities(
     check_streaming(precision, score_memory)
     if not 1 <= k <= entities.shape[0]:
         raise ValueError(f"k must lie in 1 .. {entities.shape[0]}, the number of entities; got {k}")
-    indptr, indices = check_known(known, queries.shape[0], entities.shape[0])
+    indptr, indices = check_known(known, queries.shape[0])
     scores, best = _topk_entities(
         queries, entities, k, indptr, indices, mask, precision, score_memory
     )
@@ -109,6 +117,8 @@ def _reference(
     precision: str,
     score_memory: int,
 ) -> tuple[Tensor, Tensor]:
+    check_range("targets", targets, entities.shape[0])
+    check_known_values(indptr, indices, entities.shape[0])
     z = queries @ apply_mask(entities, mask).T
     if bool(z.isnan().any()):
         raise ValueError(_NAN)
@@ -137,8 +147,13 @@ def _cpu(
         return _reference(
             queries, entities, targets, indptr, indices, mask, precision, score_memory
         )
+    check_range("targets", targets, entities.shape[0])
+    check_known_values(indptr, indices, entities.shape[0])
     dtype = product_dtype(precision)
-    left, right = operand("queries", queries, None, dtype), operand("entities", entities, mask, dtype)
+    left, right = (
+        operand("queries", queries, None, dtype),
+        operand("entities", entities, mask, dtype),
+    )
     rows, columns = queries.shape[0], entities.shape[0]
     height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
     greater, equal = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
@@ -157,7 +172,8 @@ def _cpu(
             found_nan += _C.rank(
                 z.data_ptr(),
                 dtype == torch.bfloat16,
-                *z.shape,
+                z.shape[0],
+                z.shape[1],
                 z.shape[1],
                 part.start,
                 scores.data_ptr(),
@@ -202,10 +218,13 @@ def _topk_reference(
     precision: str,
     score_memory: int,
 ) -> tuple[Tensor, Tensor]:
+    check_known_values(indptr, indices, entities.shape[0])
     z = queries @ apply_mask(entities, mask).T
     if bool(z.isnan().any()):
         raise ValueError(_NAN)
-    z = z.masked_fill(_known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device), -torch.inf)
+    z = z.masked_fill(
+        _known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device), -torch.inf
+    )
     scores, order = z.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :k].contiguous(), order[:, :k].contiguous()
     return scores, order.masked_fill(scores == -torch.inf, -1)
@@ -227,8 +246,12 @@ def _topk_cpu(
 ) -> tuple[Tensor, Tensor]:
     if entities.dtype != torch.float32:
         return _topk_reference(queries, entities, k, indptr, indices, mask, precision, score_memory)
+    check_known_values(indptr, indices, entities.shape[0])
     dtype = product_dtype(precision)
-    left, right = operand("queries", queries, None, dtype), operand("entities", entities, mask, dtype)
+    left, right = (
+        operand("queries", queries, None, dtype),
+        operand("entities", entities, mask, dtype),
+    )
     rows, columns = queries.shape[0], entities.shape[0]
     height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
     scores = torch.full((rows, k), -torch.inf)
@@ -240,7 +263,8 @@ def _topk_cpu(
             found_nan += _C.topk(
                 z.data_ptr(),
                 dtype == torch.bfloat16,
-                *z.shape,
+                z.shape[0],
+                z.shape[1],
                 z.shape[1],
                 part.start,
                 k,

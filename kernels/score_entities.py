@@ -27,7 +27,8 @@ def score_entities(
     check_table("queries", queries, like=entities)
     check_mask(mask, entities)
     check_streaming(precision, 1)
-    return _score_entities(queries, entities, mask, precision)
+    scores: Tensor = _score_entities(queries, entities, mask, precision)
+    return scores
 
 
 def score_triples(query: Tensor, tails: Tensor) -> Tensor:
@@ -37,7 +38,8 @@ def score_triples(query: Tensor, tails: Tensor) -> Tensor:
     """
     check_table("tails", tails)
     check_table("query", query, tails.shape[0], like=tails)
-    return _score_triples(query, tails)
+    scores: Tensor = _score_triples(query, tails)
+    return scores
 
 
 def _reference(queries: Tensor, entities: Tensor, mask: Tensor | None, precision: str) -> Tensor:

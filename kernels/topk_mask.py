@@ -8,7 +8,7 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._checks import check_mask, check_table, shape_of
+from ._checks import check_mask, check_table, is_plain, shape_of
 from ._stream import cast_rows
 
 
@@ -20,10 +20,10 @@ def topk_mask(
     Args:
         tables: fp32 or fp64 tensors (rows, columns), contiguous.
         prune_fraction: share p of the weights to drop, in 0 .. 1. Exactly
-            `total - ceil(p * total)` weights are kept; among equal magnitudes the one with the lower
-            row-major index in the earlier table.
-        granularity: `weight`, one threshold for all tables; or `row`, where every row of every table
-            keeps its own `columns - ceil(p * columns)` largest.
+            `total - ceil(p * total)` weights are kept; among equal magnitudes the one with the
+            lower row-major index in the earlier table.
+        granularity: `weight`, one threshold for all tables; or `row`, where every row of every
+            table keeps its own `columns - ceil(p * columns)` largest.
 
     Returns:
         One int32 tensor (rows, ceil(columns / 32)) per table: bit j of word w is column 32 w + j.
@@ -44,7 +44,8 @@ def topk_mask(
         raise ValueError(f"prune_fraction must lie in 0 .. 1; got {prune_fraction}")
     if granularity not in ("weight", "row"):
         raise ValueError(f"granularity must be weight or row; got {granularity!r}")
-    return _topk_mask(tables, prune_fraction, granularity == "row")
+    masks: list[Tensor] = _topk_mask(tables, prune_fraction, granularity == "row")
+    return masks
 
 
 def _kept(total: int, prune_fraction: float) -> int:
@@ -55,12 +56,10 @@ def _reference(tables: list[Tensor], prune_fraction: float, per_row: bool) -> li
     if any(bool(table.isnan().any()) for table in tables):
         raise ValueError("a mask of NaN weights has no meaning: the tables hold NaN")
     if per_row:
-        return [
-            pack_mask(_largest(t.abs(), _kept(t.shape[1], prune_fraction))) for t in tables
-        ]
+        return [pack_mask(_largest(t.abs(), _kept(t.shape[1], prune_fraction))) for t in tables]
     flat = torch.cat([table.abs().flatten() for table in tables])
     kept = _largest(flat[None], _kept(flat.numel(), prune_fraction))[0]
-    parts = kept.split([table.numel() for table in tables])
+    parts = torch.split(kept, [table.numel() for table in tables])
     return [pack_mask(p.view(t.shape)) for p, t in zip(parts, tables, strict=True)]
 
 
@@ -123,21 +122,26 @@ def unpack_mask(bits: Tensor, columns: int) -> Tensor:
     if bits.dtype != torch.int32 or bits.dim() != 2:
         raise TypeError(f"bits must be int32 (rows, words); got {bits.dtype} {shape_of(bits)}")
     if bits.shape[1] != (columns + 31) // 32:
-        raise ValueError(f"{columns} columns need {(columns + 31) // 32} words; got {shape_of(bits)}")
+        raise ValueError(
+            f"{columns} columns need {(columns + 31) // 32} words; got {shape_of(bits)}"
+        )
     lanes = (bits[:, :, None] >> torch.arange(32, dtype=torch.int32, device=bits.device)) & 1
-    return lanes.view(bits.shape[0], -1)[:, :columns].bool()
+    return lanes.view(bits.shape[0], bits.shape[1] * 32)[:, :columns].bool()
 
 
 def apply_mask(table: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """`mask * table` with exact zeros, (rows, columns) in the table's dtype; `out` may be the table.
+    """`mask * table` with exact zeros, in the table's shape and dtype; `out` may be the table.
 
     Equivalent to: `torch.where(unpack_mask(mask, columns), table, 0)`.
     """
     check_table("table", table)
     check_mask(mask, table)
-    out = torch.empty_like(table) if out is None else out
+    if out is None:
+        out = torch.empty_like(table)
+    else:
+        check_table("out", out, table.shape[0], like=table)
     if mask is None:
         return out.copy_(table)
-    if table.dtype == torch.float32 and table.device.type == "cpu":
+    if is_plain(table, out):
         return cast_rows(table, mask, out)
     return out.copy_(torch.where(unpack_mask(mask, table.shape[1]), table, 0.0))

@@ -1,10 +1,10 @@
-"""Knowledge-graph embeddings with MetaSD: a dense source model and a pruned one that teach each other.
+"""Knowledge-graph embeddings with MetaSD: a dense model and a pruned one teach each other.
 
-    import metasd
-    graph = metasd.load_graph("families")
-    run = metasd.train(graph, metasd.preset("small"), run_dir="runs/first")
-    run.metrics["test"]["pruned"]["mrr"]
-    run.predict(head="Ada Berg", relation="parent_of")
+import metasd
+graph = metasd.load_graph("families")
+run = metasd.train(graph, metasd.preset("small"), run_dir="runs/first")
+run.metrics["test"]["pruned"]["mrr"]
+run.predict(head="Ada Berg", relation="parent_of")
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""A training state as one safetensors file: written whole or not at all, read without unpickling."""
+"""A training state as one safetensors file: written whole or not at all, never unpickled."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass
 class Checkpoint:
-    """Tensors by name, and what else continues a run (JSON): position, losses so far, best score."""
+    """Tensors by name, and what else continues a run (JSON): position, settings, graph."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -65,7 +65,7 @@ def model_tensors(model: Model) -> dict[str, Tensor]:
 
 
 def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relations: int) -> Model:
-    """The model of a checkpoint, its shapes checked against the vocabulary and the configuration."""
+    """The model of a checkpoint, its shapes checked against vocabulary and configuration."""
     scoring = Scoring.named(config.model.name)(config.model.rank)
     shapes = {
         "entities": (scoring.entity_roles * entities, scoring.entity_width),

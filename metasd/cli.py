@@ -1,4 +1,4 @@
-"""The command line: `metasd train | resume | evaluate | predict | report | info | datasets | env`."""
+"""The command line: `metasd train`, `resume`, `evaluate`, `predict`, `report`, `info`, ..."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 app = typer.Typer(
-    help="Knowledge-graph embeddings with MetaSD: a dense model and a pruned one that teach each other.",
+    help="Knowledge-graph embeddings: a dense model and a pruned one that teach each other.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -137,7 +137,9 @@ def evaluate(
     data = _graph_of(loaded, graph, data_dir)
     models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
     found = {
-        split: {name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models}
+        split: {
+            name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models
+        }
     }
     if as_json:
         print(json.dumps(found, indent=1))
@@ -147,7 +149,9 @@ def evaluate(
     for third in ("head", "middle", "tail"):
         values = [found[split][name]["by_frequency"][third] for name in models]
         if values[0]["ranks"]:
-            rows.append([f"{third} third ({values[0]['relations']})", *(f"{v['mrr']:.4f}" for v in values)])
+            rows.append(
+                [f"{third} third ({values[0]['relations']})", *(f"{v['mrr']:.4f}" for v in values)]
+            )
     _print_rows(rows)
 
 
@@ -183,9 +187,10 @@ def predict(
     if as_json:
         print(json.dumps([{"label": label, "score": score} for label, score in answers], indent=1))
         return
-    _print_rows([["rank", "entity", "score"]] + [
-        [str(i), label, f"{score:.3f}"] for i, (label, score) in enumerate(answers, 1)
-    ])
+    _print_rows(
+        [["rank", "entity", "score"]]
+        + [[str(i), label, f"{score:.3f}"] for i, (label, score) in enumerate(answers, 1)]
+    )
 
 
 @app.command()

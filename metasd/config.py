@@ -1,5 +1,6 @@
-"""The one typed configuration object, its presets, and how files and `key=value` strings fill it."""
+"""The one typed configuration object, its presets, and how files and strings fill it."""
 
+import contextlib
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,12 +75,16 @@ class DistillConfig(_Section):
 class EvalConfig(_Section):
     every: int = Field(5, ge=1, description="epochs between validations")
     metric: str = Field("pruned.mrr", description="model.metric that picks the best checkpoint")
-    patience: int = Field(0, ge=0, description="validations without a gain before stopping; 0: never")
+    patience: int = Field(
+        0, ge=0, description="validations without a gain before stopping; 0: never"
+    )
 
     @field_validator("metric")
     @classmethod
     def _known(cls, metric: str) -> str:
-        known = [f"{m}.{k}" for m in ("pruned", "source") for k in ("mrr", "hits@1", "hits@3", "hits@10")]
+        known = [
+            f"{m}.{k}" for m in ("pruned", "source") for k in ("mrr", "hits@1", "hits@3", "hits@10")
+        ]
         if metric not in known:
             raise ValueError(f"must be one of {', '.join(known)}{nearest(metric, known)}")
         return metric
@@ -163,10 +168,8 @@ def _parse(setting: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         parsed = value
     if isinstance(parsed, str):
-        try:
+        with contextlib.suppress(ValueError):
             parsed = float(parsed)  # YAML 1.1 reads 1e-4, without a point, as text
-        except ValueError:
-            pass
     return key.strip(), parsed
 
 
@@ -183,14 +186,20 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
     return merged
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+        pairs += (
+            _flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(prefix + key, value)]
+        )
     return pairs
 
 
@@ -215,7 +224,11 @@ def _explain(error: ValidationError) -> str:
     if not key:
         return message
     got = first["input"]
-    return f"{key}: {message[0].lower()}{message[1:]}; got {got!r}" if "got" not in message else message
+    return (
+        f"{key}: {message[0].lower()}{message[1:]}; got {got!r}"
+        if "got" not in message
+        else message
+    )
 
 
 def _schema_defaults() -> dict[str, Any]:

@@ -13,8 +13,6 @@ from .errors import InputError
 from .graph import Graph, KnownAnswers
 from .model import Model
 
-Ranks = npt.NDArray[np.float64]
-
 _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once
 
 
@@ -31,8 +29,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ranks both sides of every triple of a split among all entities.
 
-    Answers known from train, valid and test are left out (the filtered setting). Ranks are realistic:
-    1 + the number of better entities + half the number of equal ones. A NaN score raises ValueError.
+    Answers known from train, valid and test are left out (the filtered setting). Ranks are
+    realistic: 1 + the number of better entities + half the number of equal ones. A NaN score raises
+    ValueError.
 
     Args:
         pruned: the pruned model, or else its source.
@@ -70,7 +69,8 @@ def evaluate(
         "queries": int(realistic.size),
         "by_side": {"head": metrics(realistic[1]), "tail": metrics(realistic[0])},
         "by_frequency": {
-            name: {"relations": len(part), **summary(np.isin(relation, part))} for name, part in thirds
+            name: {"relations": len(part), **summary(np.isin(relation, part))}
+            for name, part in thirds
         },
         "by_relation": {
             graph.relations[r]: {"train": int(train_counts[r]), **summary(relation == r)}
@@ -89,7 +89,7 @@ def check_fits(model: Model, graph: Graph) -> None:
         )
 
 
-def metrics(ranks: Ranks) -> dict[str, float]:
+def metrics(ranks: npt.NDArray[np.number[Any]]) -> dict[str, float]:
     """`mrr`, `mr`, `hits@k` and the number of ranks; of no ranks, zeros."""
     if ranks.size == 0:
         return {"mrr": 0.0, "mr": 0.0, "hits@1": 0.0, "hits@3": 0.0, "hits@10": 0.0, "ranks": 0}

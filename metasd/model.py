@@ -18,8 +18,8 @@ class Model:
     """Entity and relation tables of a source model, and the masks that make the pruned one.
 
     `entities` fp32 (roles * N, d) and `relations` fp32 (2R, w), inverse relations in the second
-    half. `masks` are packed words (see `kernels.pack_mask`) of both tables, or None while nothing is
-    pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`).
+    half. `masks` are packed words (see `kernels.pack_mask`) of both tables, or None while nothing
+    is pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`).
     """
 
     scoring: Scoring
@@ -65,7 +65,7 @@ class Model:
         return table[self.tail_offset :]
 
     def tables(self, pruned: bool) -> tuple[Tensor, Tensor]:
-        """(entities, relations) that a model scores with, fp32; the pruned ones have exact zeros."""
+        """(entities, relations) that a model scores with; the pruned ones have exact zeros."""
         if not pruned:
             return self.entities, self.relations
         if self.masks is None:
@@ -104,7 +104,7 @@ def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[T
 
 
 def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
-    """Whole coordinates, the same in both tables: those with the largest mean |e|^2 * mean |r|^2."""
+    """Whole coordinates, the same in both tables: the largest by mean |e|^2 * mean |r|^2."""
     scoring = model.scoring
     if scoring.relation_width != scoring.entity_width:
         raise InputError(

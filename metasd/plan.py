@@ -48,7 +48,8 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
         "model": f"{config.model.name}, rank {config.model.rank}",
         "objective": train.objective,
         "weights": entities + relations,
-        "weights kept": entities + relations
+        "weights kept": entities
+        + relations
         - (0 if not masks else math.ceil(config.prune.fraction * (entities + relations))),
         "bytes of tables": tables,
         "bytes of masks": masks,

@@ -43,7 +43,11 @@ class Progress:
 
     def epoch(self, epoch: int, steps: int, done: int) -> None:
         self._bars.reset(
-            self._batches, total=steps, completed=done, visible=True, description=f"epoch {epoch + 1}"
+            self._batches,
+            total=steps,
+            completed=done,
+            visible=True,
+            description=f"epoch {epoch + 1}",
         )
 
     def step(self, losses: dict[str, float], triples_per_second: float) -> None:

@@ -12,8 +12,8 @@ def fake_quantize(table: Tensor, values: str) -> Tensor:
     """The table rounded to `values` and back, fp32 (rows, columns); exact zeros stay zero.
 
     intN: a symmetric grid of 2^(N-1) - 1 steps either way, the row's largest magnitude at its end.
-    ternary: {-s, 0, s} with s the mean of the magnitudes above 0.7 of the row's mean magnitude, both
-    over the row's nonzero weights (Li et al., Ternary Weight Networks, 2016).
+    ternary: {-s, 0, s} with s the mean of the magnitudes above 0.7 of the row's mean magnitude,
+    both over the row's nonzero weights (Li et al., Ternary Weight Networks, 2016).
     """
     if values == "fp32":
         return table

@@ -37,8 +37,8 @@ class RunFolder:
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
-                f"{self.path} already exists; continue it with `metasd resume {self.path}`, or give "
-                "another --run"
+                f"{self.path} already exists; continue it with `metasd resume {self.path}`, "
+                "or give another --run"
             )
         new = RunFolder(self.path.with_name(f".{self.path.name}.new{os.getpid()}"))
         try:
@@ -137,9 +137,7 @@ class Run:
         vocabulary = load_vocabulary(folder.path)
         found = folder.best if folder.best.exists() else folder.last
         checkpoint = Checkpoint.load(found, MODEL_TENSORS)
-        model = restore_model(
-            checkpoint, config, vocabulary.num_entities, vocabulary.num_relations
-        )
+        model = restore_model(checkpoint, config, vocabulary.num_entities, vocabulary.num_relations)
         metrics: dict[str, Any] = {}
         if folder.metrics.exists():
             try:
@@ -162,7 +160,7 @@ class Run:
         pruned: bool | None = None,
         known: KnownAnswers | None = None,
     ) -> list[tuple[str, float]]:
-        """The k best completions, see `metasd.prediction.predict`; triples of the graph are left out."""
+        """The k best completions, triples of the graph left out (see `prediction.predict`)."""
         if known is None:
             known = self.graph().known()
         return predict(

@@ -12,7 +12,7 @@ quantised values of that. Every loss over all entities gives its gradients in cl
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -63,6 +63,13 @@ class View:
     masks: tuple[Tensor, Tensor] | None = None
 
 
+class Streaming(TypedDict):
+    """How the operations stream scores."""
+
+    precision: str
+    score_memory: int
+
+
 class Step:
     """The training step of a model, its two optimisers, and the settings it was made for."""
 
@@ -75,7 +82,7 @@ class Step:
         )
 
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, float]:
-        """Trains on a batch; returns losses by name. `quiz` is needed by objective `metasd` alone."""
+        """Trains on a batch; returns losses by name. Only objective `metasd` needs `quiz`."""
         objective = self.config.train.objective
         losses = {"source": self.source_step(batch)[0]}
         if objective == "metasd":
@@ -85,7 +92,7 @@ class Step:
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
         return {name: float(loss) for name, loss in losses.items()}
 
-    # ---- step 0 ------------------------------------------------------------------------------------
+    # Step 0
 
     def source_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
         view = self._source()
@@ -103,7 +110,7 @@ class Step:
         self._apply(self.optimizer, gradients)
         return loss, gradients
 
-    # ---- steps 1 and 2 -----------------------------------------------------------------------------
+    # Steps 1 and 2
 
     def inner_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
         """Step 1's loss and its gradient g with respect to the pruned tables."""
@@ -125,17 +132,19 @@ class Step:
         )
         gradients = self._new_gradients(grad_entities)
         regularizer = self._regularizer(rows)
-        self._backward(
-            pruned, batch, rows, [(query, grad_query), (regularizer, None)], gradients
-        )
+        self._backward(pruned, batch, rows, [(query, grad_query), (regularizer, None)], gradients)
         return loss + regularizer.detach(), gradients
 
     def meta_step(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
         """Returns the student's loss, the quiz loss and the meta gradient of the source."""
         student_loss, quiz_loss, v = self._learn_and_quiz(batch, quiz)
         source, pruned, inner_lr = self._source(), self._pruned(), self.config.train.inner_lr
-        # zdot's query: the product rule along v, since the encoder is linear in head and in relation.
-        rows, along = self._gather(pruned, batch), self._gather(View(v.entities, v.relations, self._masks()), batch)
+        # zdot's query: the product rule along v, since the encoder is linear in head and in
+        # relation.
+        rows, along = (
+            self._gather(pruned, batch),
+            self._gather(View(v.entities, v.relations, self._masks()), batch),
+        )
         with torch.no_grad():
             query = self._query(rows)
             tangent = self.model.scoring.query(along.head, rows.relation)
@@ -160,7 +169,7 @@ class Step:
         return student_loss, quiz_loss, gradients
 
     def _learn_and_quiz(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
-        """The student's loss, the quiz loss at `P' = P - inner_lr * mask * g`, and its gradient v."""
+        """The student's loss, the quiz loss at P' = P - inner_lr * mask * g, and its gradient v."""
         student_loss, g = self.inner_step(batch)
         pruned, masks = self._pruned(), self._masks()
         rate = self.config.train.inner_lr
@@ -182,7 +191,7 @@ class Step:
         self._backward(stepped, quiz, rows, [(query, grad_query)], v)
         return student_loss, quiz_loss, v
 
-    # ---- step 3 ------------------------------------------------------------------------------------
+    # Step 3
 
     def mutual_step(self, batch: Batch) -> tuple[Tensor, Tensor, Gradients]:
         source, pruned = self._source(), self._pruned()
@@ -211,7 +220,7 @@ class Step:
         self._apply(self.optimizer, gradients)
         return loss_source, loss_pruned, gradients
 
-    # ---- the two views, and what a batch reads and writes of them --------------------------------------
+    # The two views, and what a batch reads and writes of them
 
     def _source(self) -> View:
         return View(self.model.entities, self.model.relations)
@@ -299,7 +308,7 @@ class Step:
     ) -> None:
         """Carries gradients of the encoder's outputs to the rows and adds those to the tables'."""
         leaves = [rows.head, rows.relation, rows.tail]
-        found = torch.autograd.grad(
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
             [output for output, _ in outputs],
             leaves,
             [grad for _, grad in outputs],
@@ -329,7 +338,10 @@ class Step:
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
     def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
-        self.model.entities.grad, self.model.relations.grad = gradients.entities, gradients.relations
+        self.model.entities.grad, self.model.relations.grad = (
+            gradients.entities,
+            gradients.relations,
+        )
         optimizer.step()
         self.model.entities.grad = self.model.relations.grad = None
         self.model.changed()
@@ -340,11 +352,9 @@ class Step:
             return settings.temperature, 0.0, 0.0
         return settings.temperature, settings.forward_weight, settings.backward_weight
 
-    def _streaming(self) -> dict[str, object]:
-        return {
-            "precision": self.config.train.precision,
-            "score_memory": self.config.train.score_memory,
-        }
+    def _streaming(self) -> Streaming:
+        settings = self.config.train
+        return {"precision": settings.precision, "score_memory": settings.score_memory}
 
 
 def _fused(model: Model) -> bool:

@@ -1,4 +1,4 @@
-"""The trainer: epochs of steps, masks, validation, checkpoints, and going on where a run stopped."""
+"""The trainer: epochs of steps, masks, validation, checkpoints, and how a run is resumed."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metasd import _C, kernels
+from metasd import _C
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, model_tensors, restore_model
 from .config import Config
@@ -39,9 +39,7 @@ class Interrupted(Exception):
     """Training was asked to stop; a checkpoint holds everything up to the last whole step."""
 
 
-def train(
-    graph: Graph, config: Config | None = None, run_dir: str | Path | None = None
-) -> Run:
+def train(graph: Graph, config: Config | None = None, run_dir: str | Path | None = None) -> Run:
     """Trains a source and a pruned model on a graph and evaluates both.
 
     Args:
@@ -138,7 +136,9 @@ class Trainer:
     def __init__(self, graph: Graph, config: Config, folder: RunFolder) -> None:
         self.graph, self.config, self.folder = graph, config, folder
         if len(graph.train) < 2:
-            raise InputError(f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed")
+            raise InputError(
+                f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed"
+            )
         self.triples, self.quiz = split_quiz(graph, config)
         self.model = Model.create(
             Scoring.named(config.model.name)(config.model.rank),
@@ -161,7 +161,7 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.triples) / self.config.train.batch_size)
 
-    # ---- the loop ----------------------------------------------------------------------------------
+    # The loop
 
     def run(self) -> Run:
         _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
@@ -186,7 +186,10 @@ class Trainer:
         for step in range(position.step, self.steps_per_epoch):
             if position.total_steps >= limit:
                 break
-            if self._signals.received or time.monotonic() - last_save > 60 * self.config.checkpoint.minutes:
+            if (
+                self._signals.received
+                or time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
+            ):
                 self._save(self.folder.last)
                 last_save = time.monotonic()
                 if self._signals.received:
@@ -214,12 +217,18 @@ class Trainer:
             "peak_memory_bytes": peak_memory(),
             "prune_fraction": self._fraction(position.epoch),
         }
-        position.epoch, position.step, position.sums, position.seconds = position.epoch + 1, 0, {}, 0.0
-        position.stopped = (
-            position.epoch >= settings.epochs
-            or position.total_steps >= (settings.max_steps or sys.maxsize)
+        position.epoch, position.step, position.sums, position.seconds = (
+            position.epoch + 1,
+            0,
+            {},
+            0.0,
         )
-        if not all(bool(table.isfinite().all()) for table in (self.model.entities, self.model.relations)):
+        position.stopped = position.epoch >= settings.epochs or position.total_steps >= (
+            settings.max_steps or sys.maxsize
+        )
+        if not all(
+            bool(table.isfinite().all()) for table in (self.model.entities, self.model.relations)
+        ):
             raise self._diverged("a weight")
         if position.epoch % self.config.eval.every == 0 or position.stopped:
             self._validate(record)
@@ -235,12 +244,17 @@ class Trainer:
         if len(self.graph.valid):
             for name in self._models():
                 found = self._evaluate("valid", name == "pruned", f"valid {name}")
-                record[f"valid/{name}"] = {k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")}
+                record[f"valid/{name}"] = {
+                    k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")
+                }
             model, _, metric = settings.metric.partition(".")
             score = float(record[f"valid/{model}"][metric])
         else:
             score = float(position.epoch)  # nothing to choose by: the last model is the best
-        if self._fraction(position.epoch - 1) < self._fraction(sys.maxsize) and not position.stopped:
+        if (
+            self._fraction(position.epoch - 1) < self._fraction(sys.maxsize)
+            and not position.stopped
+        ):
             return  # still denser than the model that was asked for
         if position.best is None or score > position.best:
             position.best, position.best_epoch, position.without_gain = score, position.epoch, 0
@@ -275,7 +289,9 @@ class Trainer:
             "seed": self.config.train.seed,
             "epochs": self.position.epoch,
             "best_epoch": self.position.best_epoch,
-            "chosen_by": f"valid {self.config.eval.metric}" if len(self.graph.valid) else "last epoch",
+            "chosen_by": f"valid {self.config.eval.metric}"
+            if len(self.graph.valid)
+            else "last epoch",
             "density": self.model.density(),
             "versions": versions(),
         }
@@ -298,7 +314,7 @@ class Trainer:
     def _models(self) -> tuple[str, ...]:
         return ("source",) if self.config.train.objective == "dense" else ("source", "pruned")
 
-    # ---- masks and data --------------------------------------------------------------------------------
+    # Masks and data
 
     def _fraction(self, epoch: int) -> float:
         """The share that is pruned during an epoch (0-based)."""
@@ -340,7 +356,7 @@ class Trainer:
 
         return batch
 
-    # ---- checkpoints -------------------------------------------------------------------------------
+    # Checkpoints
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -356,7 +372,10 @@ class Trainer:
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {}
         for name, optimizer in self._optimizers():
-            for table, parameter in (("entities", self.model.entities), ("relations", self.model.relations)):
+            for table, parameter in (
+                ("entities", self.model.entities),
+                ("relations", self.model.relations),
+            ):
                 state = optimizer.state[parameter]
                 tensors[f"{name}.{table}.sum"] = state["sum"]
                 tensors[f"{name}.{table}.step"] = state["step"]
@@ -373,7 +392,9 @@ class Trainer:
             raise InputError(f"{self.folder.last}: a checkpoint of another graph")
         settings, wanted = state.get("settings", {}), _frozen(self.config)
         if other := [k for k in wanted if settings.get(k) != wanted[k]]:
-            raise InputError(f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})")
+            raise InputError(
+                f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})"
+            )
         self.model = restore_model(
             checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
         )
@@ -388,8 +409,11 @@ class Trainer:
         position.stopped = (
             position.epoch >= settings.epochs
             or position.total_steps >= (settings.max_steps or sys.maxsize)
-            or (position.stopped and bool(self.config.eval.patience)
-                and position.without_gain >= self.config.eval.patience)
+            or (
+                position.stopped
+                and bool(self.config.eval.patience)
+                and position.without_gain >= self.config.eval.patience
+            )
         )
 
     def _check(self, losses: dict[str, float], step: int) -> None:
@@ -398,12 +422,15 @@ class Trainer:
                 raise self._diverged(f"the {name} loss", f", step {step + 1}")
 
     def _diverged(self, what: str, where: str = "") -> InputError:
-        kept = f"the last good checkpoint is {self.folder.last}" if self.folder.last.exists() else (
-            "no checkpoint had been written yet"
+        kept = (
+            f"the last good checkpoint is {self.folder.last}"
+            if self.folder.last.exists()
+            else ("no checkpoint had been written yet")
         )
         return InputError(
-            f"{what} is not a finite number any more (epoch {self.position.epoch + 1}{where}); {kept}. "
-            "Try a smaller train.lr or train.inner_lr, a larger regularizer.weight, or train.precision=fp32"
+            f"{what} is not a finite number any more (epoch {self.position.epoch + 1}{where}); "
+            f"{kept}. Try a smaller train.lr or train.inner_lr, a larger regularizer.weight, or "
+            "train.precision=fp32"
         )
 
 

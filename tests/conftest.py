@@ -1,6 +1,7 @@
 """Small graphs and settings that most tests start from."""
 
 import pytest
+
 from metasd.config import Config
 from metasd.graph import Graph, load_graph
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from metasd.config import PRESETS, Config, preset
 from metasd.errors import InputError
 
@@ -63,7 +64,7 @@ def test_a_mistake_is_one_clear_line(setting: str, message: str) -> None:
 
 
 def test_column_granularity_needs_coordinates() -> None:
-    with pytest.raises(InputError, match="column is not possible with model.name = rescal"):
+    with pytest.raises(InputError, match=r"column is not possible with model\.name = rescal"):
         Config().override(["model.name=rescal", "prune.granularity=column"])
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from metasd.config import Config
 from metasd.errors import InputError
 from metasd.graph import Graph
 from metasd.models import CP, RESCAL, ComplEx, DistMult, Scoring
 from metasd.trainer import train
-from torch import Tensor
 
 MODELS = [ComplEx, DistMult, CP, RESCAL]
 

@@ -1,14 +1,15 @@
 """A whole training step against the dense baseline, which shares no code with the package."""
 
-import dense
 import pytest
 import torch
+from torch import Tensor
+
+import dense
 from metasd import kernels
 from metasd.config import Config
 from metasd.model import Model
 from metasd.models import Scoring
 from metasd.step import Batch, Gradients, Step
-from torch import Tensor
 
 RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from metasd import kernels
 from metasd.config import Config
 from metasd.errors import InputError
@@ -121,7 +122,9 @@ def test_a_finished_run_can_be_given_more_epochs(
 ) -> None:
     train(small_graph, quick, tmp_path / "a")
     longer = resume(tmp_path / "a", ["train.epochs=4"])
-    assert same_weights(longer, train(small_graph, quick.override(["train.epochs=4"]), tmp_path / "b"))
+    assert same_weights(
+        longer, train(small_graph, quick.override(["train.epochs=4"]), tmp_path / "b")
+    )
     with pytest.raises(InputError, match=r"train\.lr cannot change within a run"):
         resume(tmp_path / "a", ["train.lr=0.2"])
 
@@ -193,7 +196,9 @@ def test_a_diverging_loss_stops_with_advice(
         return call(self, *batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Step, "__call__", breaking)
-    with pytest.raises(InputError, match=r"not a finite number .*last good checkpoint.*smaller train\.lr"):
+    with pytest.raises(
+        InputError, match=r"not a finite number .*last good checkpoint.*smaller train\.lr"
+    ):
         train(small_graph, quick.override(["train.epochs=9"]), tmp_path / "run")
     monkeypatch.undo()
     assert resume(tmp_path / "run").model.entities.isfinite().all()

@@ -1,0 +1,49 @@
+"""Options of `pytest benchmarks/`, and the machine that a result was measured on."""
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metasd.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help="small shapes: does every benchmark still run?"
+    )
+    parser.addoption(
+        "--save-results",
+        action="store_true",
+        help="write benchmarks/results/<name>.json, from which the README's tables are made",
+    )
+
+
+@pytest.fixture
+def quick(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--quick"))
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
+    """Puts figures beside a benchmark's own, and into the committed results when asked to."""
+
+    def save(name: str, figures: dict[str, Any]) -> None:
+        benchmark.extra_info.update(figures)
+        if request.config.getoption("--save-results"):
+            found = environment()
+            machine = {key: found[key] for key in ("processor", "cores", "threads", "compiled")}
+            content = {"machine": machine, "versions": found["packages"], **figures}
+            content["versions"]["python"] = platform.python_version()
+            RESULTS.mkdir(exist_ok=True)
+            (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    return save
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    machine_info["metasd"] = environment()

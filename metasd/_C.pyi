@@ -1,0 +1,116 @@
+"""Compiled passes (csrc/module.cpp). Addresses are `Tensor.data_ptr()`, 0 for none."""
+
+STATISTICS: int
+GRADIENT: int
+BOTH: int
+OPENMP: bool
+
+def isa() -> str: ...
+def select_isa(name: str) -> bool: ...
+def isa_supported(name: str) -> bool: ...
+def bf16_products() -> bool: ...
+def keep_freed_memory() -> bool: ...
+def topk_mask(tables: list[tuple[int, int, int, int, int]], keep: int, threads: int) -> bool: ...
+def topk_mask_rows(table: tuple[int, int, int, int, int], keep: int, threads: int) -> bool: ...
+def cross_entropy(
+    z: int,
+    half: bool,
+    rows: int,
+    cols: int,
+    stride: int,
+    offset: int,
+    targets: int,
+    weight: int,
+    scale: float,
+    stats: int,
+    phase: int,
+    threads: int,
+) -> None: ...
+def distillation(
+    zs: int,
+    zp: int,
+    half: bool,
+    rows: int,
+    cols: int,
+    stride: int,
+    offset: int,
+    targets: int,
+    weight: int,
+    scale: float,
+    temperature: float,
+    difference_weight: float,
+    logarithm_weight: float,
+    source_gradient: bool,
+    stats: int,
+    phase: int,
+    threads: int,
+) -> None: ...
+def meta(
+    zs: int,
+    zp: int,
+    zdot: int,
+    half: bool,
+    rows: int,
+    cols: int,
+    stride: int,
+    scale: float,
+    temperature: float,
+    forward_weight: float,
+    backward_weight: float,
+    stats: int,
+    phase: int,
+    threads: int,
+) -> None: ...
+def rank(
+    z: int,
+    half: bool,
+    rows: int,
+    cols: int,
+    stride: int,
+    offset: int,
+    scores: int,
+    targets: int,
+    indptr: int,
+    indices: int,
+    greater: int,
+    equal: int,
+    threads: int,
+) -> int: ...
+def topk(
+    z: int,
+    half: bool,
+    rows: int,
+    cols: int,
+    stride: int,
+    offset: int,
+    k: int,
+    known_indptr: int,
+    known_indices: int,
+    scores: int,
+    indices: int,
+    last: bool,
+    threads: int,
+) -> int: ...
+def cast_rows(
+    source: int,
+    to: int,
+    half: bool,
+    index: int,
+    mask: int,
+    rows: int,
+    cols: int,
+    from_stride: int,
+    to_stride: int,
+    threads: int,
+) -> None: ...
+def accumulate(
+    to: int,
+    source: int,
+    half: bool,
+    mask: int,
+    rows: int,
+    cols: int,
+    add: bool,
+    threads: int,
+) -> None: ...
+def scatter_add(to: int, index: int, source: int, rows: int, cols: int, threads: int) -> None: ...

@@ -1,0 +1,181 @@
+"""The command line as a user meets it: outputs, exit codes, one clear line for every mistake."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metasd import cli
+
+Command = Callable[..., tuple[int, str, str]]
+
+QUICK = ["--set", "model.rank=8", "--set", "train.epochs=2", "--set", "train.batch_size=400"]
+
+
+@pytest.fixture
+def metasd(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Command:
+    """Runs a command in an empty folder; returns exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("METASD_DATA", raising=False)
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["metasd", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small graph of the user's own."""
+    path = tmp_path / "mine"
+    path.mkdir()
+    people = ["ada", "bo", "cy", "di", "ed", "flo"]
+    rows = [f"{a}\tknows\t{b}" for a in people for b in people if a < b]
+    rows += [f"{a}\tlikes\ttea" for a in people[:4]] + ["ed\tlikes\tcake", "flo\tlikes\tcake"]
+    (path / "train.txt").write_text("\n".join(rows[:16]) + "\n")
+    (path / "valid.txt").write_text("\n".join(rows[16:18]) + "\n")
+    (path / "test.txt").write_text("\n".join(rows[18:]) + "\n")
+    return path
+
+
+def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None:
+    code, out, err = metasd("train", folder, *QUICK, "--run", "runs/x")
+    assert (code, err) == (0, "")
+    assert "8 entities, 2 relations" in out
+    assert "pruned" in out
+    code, out, _ = metasd("predict", "runs/x", "--head", "ada", "--relation", "likes", "--json")
+    assert code == 0
+    answers = json.loads(out)
+    assert "tea" not in [answer["label"] for answer in answers]  # known already
+    assert len(answers) == 7
+    code, out, _ = metasd("predict", "runs/x", "--tail", "tea", "-r", "likes", "-k", "1")
+    assert code == 0
+    assert out.split()[:3] == ["rank", "entity", "score"]
+    code, out, _ = metasd("evaluate", "runs/x", "--json")
+    assert code == 0
+    assert set(json.loads(out)["test"]) == {"source", "pruned"}
+    code, out, _ = metasd("evaluate", "runs/x", "--split", "valid")
+    assert code == 0
+    assert "third (1)" in out
+    code, out, _ = metasd("info", "runs/x")
+    assert "complex, rank 8" in out
+    code, out, _ = metasd("report", "runs/x")
+    assert code == 0
+    assert Path(out.strip()).is_file()
+    code, out, _ = metasd("resume", "runs/x", "--set", "train.epochs=3", "--json")
+    assert code == 0
+    assert json.loads(out)["protocol"]["epochs"] == 3
+
+
+def test_runs_are_numbered_when_not_named(metasd: Command, folder: Path) -> None:
+    for number in (1, 2):
+        assert metasd("train", folder, *QUICK)[0] == 0
+        assert Path("runs", f"mine-{number}", "metrics.json").is_file()
+
+
+def test_a_dry_run_plans_and_writes_nothing(metasd: Command, tmp_path: Path) -> None:
+    code, out, _ = metasd("train", "families:120", "--preset", "wn18rr", "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["weights"] == (120 + 2 * 30) * 4000
+    assert plan["bytes of tables"] == 4 * plan["weights"]
+    assert plan["steps"] == plan["steps an epoch"] * 200
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_env_and_datasets(metasd: Command) -> None:
+    code, out, _ = metasd("env", "--json")
+    assert code == 0
+    assert json.loads(out)["compiled"]["instruction_set"] in ("avx512", "avx2", "portable")
+    code, out, _ = metasd("datasets")
+    assert code == 0
+    assert "families" in out
+
+
+def test_no_argument_shows_help(metasd: Command) -> None:
+    _, out, err = metasd()
+    assert "train" in out + err
+
+
+def spoil(folder: Path, name: str, text: str | None) -> None:
+    path = folder / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.txt", None, "no train file"),
+        ("train.txt", "", "train.txt"),
+        ("test.txt", "a\tb\tc\na\tb\n", "line 2"),
+        ("valid.txt", "a\tb\tc\td\n", "line 1"),
+        ("test.txt", "\n", "test.txt"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(
+    metasd: Command, folder: Path, name: str, text: str | None, message: str
+) -> None:
+    spoil(folder, name, text)
+    code, out, err = metasd("train", folder, *QUICK, "--run", "runs/x")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere/graph"], "no such file or folder"),
+        (["train", "familes"], 'did you mean "families"'),
+        (["train", "--preset", "smal"], 'did you mean "small"'),
+        (["train", "--set", "train.epocs=3"], 'did you mean "train.epochs"'),
+        (["train", "--set", "prune.fraction=2"], "less than 1; got 2"),
+        (["train", "--set", "model.rank=0"], "greater than or equal to 1; got 0"),
+        (["train", "--config", "none.yaml"], "none.yaml"),
+        (["train", "--split", "1,2"], "three shares"),
+        (["train", "--columns", "hhh"], "permutation"),
+        (["resume", "nowhere"], "not a run folder"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["predict", "nowhere", "-r", "x", "--head", "y"], "not a run folder"),
+        (["report", "nowhere"], "not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    metasd: Command, arguments: list[str], message: str
+) -> None:
+    code, _, err = metasd(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("metasd: ")
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_an_existing_run_is_not_overwritten(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
+    before = Path("x", "metrics.json").read_bytes()
+    code, _, err = metasd("train", folder, *QUICK, "--run", "x")
+    assert code == 2
+    assert "already exists" in err
+    assert Path("x", "metrics.json").read_bytes() == before
+    code, _, err = metasd("predict", "x", "--head", "adda", "-r", "likes")
+    assert code == 2
+    assert 'did you mean "ada"' in err
+    code, _, err = metasd("evaluate", "x", "--split", "tset")
+    assert code == 2
+    assert "tset" in err

@@ -1,0 +1,319 @@
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import kernel_cases as kc
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metasd import kernels
+
+FRACTIONS = [0.0, 0.1, 0.5, 0.9, 0.999, 1.0]
+SHAPES = [
+    [(1, 1)],
+    [(1, 77)],
+    [(77, 1)],
+    [(5, 32), (3, 33)],
+    [(0, 8), (4, 31), (0, 70), (2, 64), (1, 1)],
+    [(13, 95), (7, 129), (29, 17)],
+]
+FILLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": lambda x: x,
+    "constant": torch.ones_like,
+    "mixed signs of one magnitude": lambda x: x.sign() * 0.25,
+    "few magnitudes": lambda x: x.round(),
+    "subnormal": lambda x: (x * 4).round() * torch.finfo(x.dtype).smallest_normal * 2.0**-20,
+    "signed zeros": lambda x: torch.where(x > 1.5, x, x.sign() * 0.0),
+    "infinities": lambda x: torch.where(x.abs() > 1, x.sign() * torch.inf, x),
+    "close neighbours": lambda x: 1 + (x * 8).round() * torch.finfo(x.dtype).eps,
+}
+
+
+def largest(magnitudes: NDArray[np.floating], fraction: float) -> NDArray[np.bool_]:
+    """The oracle: a stable descending sort of all magnitudes."""
+    keep = magnitudes.size - math.ceil(fraction * magnitudes.size)
+    chosen = np.zeros(magnitudes.size, dtype=bool)
+    chosen[np.argsort(-magnitudes, kind="stable")[:keep]] = True
+    return chosen
+
+
+def expected(tables: Sequence[Tensor], fraction: float) -> list[NDArray[np.bool_]]:
+    joined = np.concatenate([np.abs(t.numpy()).ravel() for t in tables])
+    parts = np.split(largest(joined, fraction), np.cumsum([t.numel() for t in tables])[:-1])
+    return [part.reshape(t.shape) for part, t in zip(parts, tables, strict=True)]
+
+
+def tables_of(
+    shapes: Sequence[tuple[int, int]], fill: str, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    return [FILLS[fill](kc.table(*shape, seed=i, dtype=dtype)) for i, shape in enumerate(shapes)]
+
+
+def assert_padding_is_zero(mask: Tensor, columns: int) -> None:
+    if columns % 32:
+        last = mask[:, -1].numpy().view(np.uint32)
+        assert not (last >> (columns % 32)).any()
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_mask_is_a_stable_sort_of_all_magnitudes(
+    shapes: list[tuple[int, int]], fill: str, dtype: torch.dtype
+) -> None:
+    tables = tables_of(shapes, fill, dtype)
+    for fraction in FRACTIONS:
+        masks = kernels.topk_mask(tables, fraction)
+        for mask, table, wanted in zip(masks, tables, expected(tables, fraction), strict=True):
+            assert mask.dtype == torch.int32
+            assert mask.shape == (table.shape[0], (table.shape[1] + 31) // 32)
+            assert_padding_is_zero(mask, table.shape[1])
+            np.testing.assert_array_equal(kernels.unpack_mask(mask, table.shape[1]), wanted)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_row_granularity_sorts_every_row_by_itself(fill: str, dtype: torch.dtype) -> None:
+    tables = tables_of([(9, 70), (0, 5), (6, 1), (3, 32)], fill, dtype)
+    for fraction in FRACTIONS:
+        masks = kernels.topk_mask(tables, fraction, granularity="row")
+        for mask, table in zip(masks, tables, strict=True):
+            wanted = [largest(np.abs(row.numpy()), fraction) for row in table]
+            wanted_rows = np.array(wanted, dtype=bool).reshape(table.shape)
+            assert_padding_is_zero(mask, table.shape[1])
+            np.testing.assert_array_equal(kernels.unpack_mask(mask, table.shape[1]), wanted_rows)
+
+
+finite_or_infinite = st.floats(width=32, allow_nan=False)
+tied = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, math.inf, 1e-45])
+some_tables = st.lists(
+    array_shapes(min_dims=2, max_dims=2, max_side=40).flatmap(
+        lambda shape: arrays(np.float32, shape, elements=finite_or_infinite | tied)
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(tables=some_tables, fraction=st.floats(0, 1), threads=st.integers(1, 4))
+@settings(max_examples=80, deadline=None)
+def test_exactly_the_promised_number_is_kept_and_none_is_smaller_than_a_dropped_one(
+    tables: list[NDArray[np.float32]], fraction: float, threads: int
+) -> None:
+    with kc.threads(threads):
+        masks = kernels.topk_mask([torch.from_numpy(t) for t in tables], fraction)
+    kept = np.concatenate(
+        [kernels.unpack_mask(m, t.shape[1]).numpy().ravel() for m, t in zip(masks, tables, strict=True)]
+    )
+    magnitudes = np.concatenate([np.abs(t).ravel() for t in tables])
+    keep = kept.size - math.ceil(fraction * kept.size)
+    assert kept.sum() == keep
+    assert sum(int(word).bit_count() for m in masks for word in m.numpy().view(np.uint32).flat) == keep
+    if 0 < keep < kept.size:
+        threshold = magnitudes[kept].min()
+        assert threshold >= magnitudes[~kept].max()
+        ties = np.flatnonzero(magnitudes == threshold)
+        kept_ties = int(kept[ties].sum())
+        assert kept[ties[:kept_ties]].all(), "of equal magnitudes the lower indices are kept"
+
+
+@pytest.mark.parametrize("fill", ["normal", "few magnitudes", "constant"])
+@pytest.mark.parametrize("granularity", ["weight", "row"])
+def test_threads_do_not_change_a_bit(fill: str, granularity: str) -> None:
+    tables = tables_of([(33, 70), (1, 9), (57, 129)], fill)
+    masks = []
+    for count in (1, 2, 3, 5, 64):
+        with kc.threads(count):
+            masks.append(kernels.topk_mask(tables, 0.7, granularity))
+    assert all(kc.same_bits(mask, masks[0]) for mask in masks)
+
+
+def test_more_weights_are_dropped_by_a_larger_fraction() -> None:
+    tables = tables_of([(20, 45)], "few magnitudes")
+    masks = [kernels.topk_mask(tables, p)[0] for p in FRACTIONS]
+    for looser, tighter in zip(masks, masks[1:], strict=False):
+        assert not bool((tighter & ~looser).any())
+
+
+def test_only_empty_tables_have_empty_masks() -> None:
+    masks = kernels.topk_mask([torch.zeros(0, 3), torch.zeros(0, 40)], 0.5)
+    assert [mask.shape for mask in masks] == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("granularity", ["weight", "row"])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7F800001])
+def test_nan_is_an_error(
+    dtype: torch.dtype, granularity: str, fraction: float, bits: int
+) -> None:
+    nan = torch.from_numpy(np.array([bits], dtype=np.uint32).view(np.float32)).to(dtype)
+    tables = tables_of([(4, 40), (3, 5)], "normal", dtype)
+    tables[1][2, 4] = nan[0]
+    with pytest.raises(ValueError, match="the tables hold NaN"):
+        kernels.topk_mask(tables, fraction, granularity)
+
+
+@pytest.mark.parametrize(
+    ("tables", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "tables must hold at least one tensor; got none"),
+        ([[1.0]], {}, TypeError, "tables[0] must be a torch.Tensor; got list"),
+        ([torch.zeros(3)], {}, ValueError, "tables[0] must be (rows, columns)"),
+        ([torch.zeros(3, 0)], {}, ValueError, "with columns > 0; got (3, 0)"),
+        ([torch.zeros(3, 2).half()], {}, TypeError, "tables[0] must be float32 or float64"),
+        (
+            [torch.zeros(3, 2), torch.zeros(3, 2).double()],
+            {},
+            TypeError,
+            "tables must share dtype and device; tables[1] is torch.float64",
+        ),
+        ([torch.zeros(3, 2).T], {}, ValueError, "tables[0] must be contiguous; got strides (1, 2)"),
+        ([torch.zeros(1, 1).expand(9, 9)], {}, ValueError, "must be contiguous; got strides (0, 0)"),
+        (
+            [torch.zeros(4).as_strided((2, 2), (2**40, 1)) if False else torch.zeros(8)[::2].view(2, 2)],
+            {},
+            ValueError,
+            "tables[0] must be contiguous",
+        ),
+        ([torch.zeros(3, 2)], {"prune_fraction": 1.5}, ValueError, "must lie in 0 .. 1; got 1.5"),
+        ([torch.zeros(3, 2)], {"prune_fraction": -0.1}, ValueError, "must lie in 0 .. 1; got -0.1"),
+        ([torch.zeros(3, 2)], {"prune_fraction": math.nan}, ValueError, "0 .. 1; got nan"),
+        (
+            [torch.zeros(3, 2)],
+            {"granularity": "block"},
+            ValueError,
+            "granularity must be weight or row; got 'block'",
+        ),
+    ],
+)
+def test_bad_input_is_named(
+    tables: list[Tensor], options: dict[str, float | str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        kernels.topk_mask(tables, **options)  # type: ignore[arg-type]
+
+
+def test_bit_j_of_word_w_is_column_32_w_plus_j() -> None:
+    for column in (0, 1, 30, 31, 32, 63, 64, 69):
+        kept = torch.zeros(2, 70, dtype=torch.bool)
+        kept[1, column] = True
+        words = torch.zeros(2, 3, dtype=torch.int64)
+        words[1, column // 32] = 1 << column % 32
+        assert torch.equal(kernels.pack_mask(kept).long() & 0xFFFFFFFF, words)
+    assert kernels.pack_mask(torch.arange(32).eq(31)[None]).item() == -(2**31)  # the sign bit
+    assert kernels.pack_mask(torch.ones(1, 33, dtype=torch.bool)).tolist() == [[-1, 1]]
+
+
+@given(kept=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=100)))
+@settings(max_examples=60, deadline=None)
+def test_unpacking_undoes_packing(kept: NDArray[np.bool_]) -> None:
+    bits = kernels.pack_mask(torch.from_numpy(kept))
+    assert bits.dtype == torch.int32
+    assert bits.shape == (kept.shape[0], (kept.shape[1] + 31) // 32)
+    assert_padding_is_zero(bits, kept.shape[1])
+    np.testing.assert_array_equal(kernels.unpack_mask(bits, kept.shape[1]), kept)
+
+
+@given(
+    bits=arrays(np.int32, array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=4)),
+    slack=st.integers(0, 31),
+)
+@settings(max_examples=60, deadline=None)
+def test_packing_undoes_unpacking_but_for_the_padding(bits: NDArray[np.int32], slack: int) -> None:
+    columns = max(bits.shape[1] * 32 - slack, 0)
+    again = kernels.pack_mask(kernels.unpack_mask(torch.from_numpy(bits), columns)).numpy()
+    wanted = bits.view(np.uint32).copy()
+    if columns:
+        wanted[:, -1] &= np.uint32(0xFFFFFFFF >> slack)
+    np.testing.assert_array_equal(again.view(np.uint32), wanted)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: kernels.pack_mask(torch.zeros(2, 3)), TypeError, "kept must be bool (rows, columns)"),
+        (lambda: kernels.pack_mask(torch.zeros(3, dtype=torch.bool)), TypeError, "got torch.bool (3)"),
+        (lambda: kernels.unpack_mask(torch.zeros(2, 3), 70), TypeError, "bits must be int32"),
+        (
+            lambda: kernels.unpack_mask(torch.zeros(2, 3, dtype=torch.int32), 97),
+            ValueError,
+            "97 columns need 4 words; got (2, 3)",
+        ),
+    ],
+)
+def test_bad_bits_are_named(
+    call: Callable[[], Tensor], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", kc.MASKS)
+@pytest.mark.parametrize("shape", [(0, 40), (1, 1), (7, 33), (5, 64), (3, 130)], ids=str)
+def test_apply_mask_zeroes_what_is_dropped(
+    dtype: torch.dtype, kind: str, shape: tuple[int, int]
+) -> None:
+    x, keep = kc.table(*shape, dtype=dtype), kc.kept(kind, *shape)
+    wanted = x if keep is None else x.masked_fill(~keep, 0)
+    if keep is not None:  # a dropped infinity becomes zero, not NaN
+        x = x.masked_fill(~keep, torch.inf)
+    mask = kc.packed(kind, *shape)
+    assert torch.equal(kernels.apply_mask(x, mask), wanted)
+    with kc.new_memory_is_nan():
+        out = torch.empty_like(x)
+        assert kernels.apply_mask(x, mask, out) is out
+    assert torch.equal(out, wanted)
+    assert torch.equal(kernels.apply_mask(x, mask, x), wanted)
+    assert torch.equal(x, wanted), "in place"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_apply_mask_is_recorded_by_autograd(dtype: torch.dtype) -> None:
+    x, keep = kc.table(4, 40, dtype=dtype).requires_grad_(), kc.kept("random", 4, 40)
+    kernels.apply_mask(x, kc.packed("random", 4, 40)).sum().backward()  # type: ignore[no-untyped-call]
+    assert keep is not None
+    assert x.grad is not None
+    assert torch.equal(x.grad.bool(), keep)
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "message"),
+    [
+        (torch.zeros(4, 40), ValueError, "out must have 5 rows; got (4, 40)"),
+        (torch.zeros(5, 41), ValueError, "to match (5, 40); got (5, 41)"),
+        (torch.zeros(5, 40).double(), TypeError, "out must be torch.float32"),
+        (torch.zeros(40, 5).T, ValueError, "out must be contiguous"),
+    ],
+)
+def test_apply_mask_refuses_an_out_that_does_not_fit(
+    out: Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        kernels.apply_mask(kc.table(5, 40), kc.packed("random", 5, 40), out)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("per_row", [False, True])
+def test_operation_is_sound(dtype: torch.dtype, per_row: bool) -> None:
+    tables = tables_of([(4, 40), (3, 5)], "normal", dtype)
+    torch.library.opcheck(torch.ops.metasd.topk_mask.default, (tables, 0.6, per_row))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_masks_trace_as_one_graph(backend: str) -> None:
+    def mask_and_apply(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        bits = kernels.topk_mask([x], 0.6)[0]
+        return bits, kernels.apply_mask(x, bits), kernels.pack_mask(kernels.unpack_mask(bits, 40))
+
+    x = kc.table(6, 40)
+    got = kc.compiled(mask_and_apply, backend)(x)
+    assert kc.same_bits(got, mask_and_apply(x))
+    assert torch.equal(got[0], got[2])
