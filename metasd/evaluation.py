@@ -10,7 +10,8 @@ import torch
 from metasd import kernels
 
 from .errors import InputError
-from .graph import Graph, KnownAnswers
+from .graph import Graph
+from .known import KnownAnswers
 from .model import Model
 
 _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once

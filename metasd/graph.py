@@ -3,138 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
 import importlib.util
 import os
 import re
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
 from metasd import families
 from metasd.errors import InputError, nearest
-from metasd.files import write_text
-
-IntArray: TypeAlias = npt.NDArray[np.int64]
+from metasd.known import IntArray, KnownAnswers
+from metasd.reading import Column, Triples, read_text, read_triples
+from metasd.vocabulary import Vocabulary
 
 SPLITS = ("train", "valid", "test")
 _SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz", ".parquet")
 _PYKEEN_GRAPHS = ("kinships", "nations", "umls")
 _ALIASES = {"fb237": "fb15k237", "wnrr": "wn18rr", "kinship": "kinships", "nation": "nations"}
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Vocabulary:
-    """The labels behind the ids: what turns a user's words into ids and ids back into words.
-
-    Attributes:
-        entities: raw labels as in the data; the index is the id.
-        relations: likewise, without inverse relations.
-        entity_labels: raw label -> human label, for the entities that have one.
-    """
-
-    entities: list[str]
-    relations: list[str]
-    entity_labels: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def num_entities(self) -> int:
-        return len(self.entities)
-
-    @property
-    def num_relations(self) -> int:
-        """How many relations the data have; inverse relations are not counted."""
-        return len(self.relations)
-
-    @cached_property
-    def entity_to_id(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.entities)}
-
-    @cached_property
-    def relation_to_id(self) -> dict[str, int]:
-        return {label: i for i, label in enumerate(self.relations)}
-
-    @cached_property
-    def _by_human_label(self) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for raw, human in self.entity_labels.items():
-            if raw in self.entity_to_id:
-                found.setdefault(human, []).append(self.entity_to_id[raw])
-        return found
-
-    def entity_id(self, text: str) -> int:
-        """The id of an entity given by its raw label or by a human label that only it has.
-
-        Raises:
-            InputError: nothing is called that (the nearest names are offered), or several are.
-        """
-        if text in self.entity_to_id:
-            return self.entity_to_id[text]
-        found = self._by_human_label.get(text, [])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            shown = ", ".join(self.entities[i] for i in found[:5]) + ", ..." * (len(found) > 5)
-            raise InputError(f'"{text}" names {len(found)} entities ({shown}); give the id of one')
-        names = [*self.entities, *self._by_human_label]
-        raise InputError(f'no entity "{text}"{nearest(text, names, limit=3)}')
-
-    def relation_id(self, text: str) -> int:
-        """The id of a relation given by its label; InputError with the nearest names otherwise."""
-        if text in self.relation_to_id:
-            return self.relation_to_id[text]
-        raise InputError(f'no relation "{text}"{nearest(text, self.relations, limit=3)}')
-
-    def entity_name(self, entity: int) -> str:
-        """The human label of an entity where there is one, else the raw label."""
-        raw = self.entities[entity]
-        return self.entity_labels.get(raw, raw)
-
-    def save_vocabulary(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``entities.tsv`` and ``relations.tsv``, each whole or not at all.
-
-        Lines are ``id<TAB>label``; where the graph has human labels, entities get a third column,
-        empty for those without one.
-
-        Raises:
-            InputError: a label holds a tab or a line break.
-        """
-        entities = self.entities
-        if self.entity_labels:
-            human = [self.entity_labels.get(raw, "") for raw in entities]
-            _check_labels(human, "human label")
-        _check_labels(entities, "entity")
-        _check_labels(self.relations, "relation")
-        lines = [f"{i}\t{raw}" for i, raw in enumerate(entities)]
-        if self.entity_labels:
-            lines = [f"{line}\t{label}" for line, label in zip(lines, human, strict=True)]
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "entities.tsv", "".join(line + "\n" for line in lines))
-        lines = [f"{i}\t{raw}" for i, raw in enumerate(self.relations)]
-        write_text(folder / "relations.tsv", "".join(line + "\n" for line in lines))
-
-
-def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
-    """Read what ``save_vocabulary`` wrote.
-
-    Raises:
-        InputError: a file is missing, or a line is not ``id<TAB>label`` with ids 0, 1, 2, ...
-    """
-    entities, human = _read_ids(Path(folder) / "entities.tsv")
-    relations, _ = _read_ids(Path(folder) / "relations.tsv")
-    return Vocabulary(entities=entities, relations=relations, entity_labels=human)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -229,60 +121,6 @@ class Graph(Vocabulary):
             num_entities=self.num_entities,
             num_relations=num_relations,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class KnownAnswers:
-    """For each query (entity, relation), inverse relations included, its known answers.
-
-    Attributes:
-        keys: sorted int64, ``entity * num_relations + relation`` of the queries with answers.
-        indptr: int64 ``(len(keys) + 1,)``: where the answers of each key begin and end.
-        indices: int64 entities, sorted and unique within a key.
-        num_entities: ``N``.
-        num_relations: inverse relations included.
-    """
-
-    keys: IntArray
-    indptr: IntArray
-    indices: IntArray
-    num_entities: int
-    num_relations: int
-
-    def rows(self, entity: npt.ArrayLike, relation: npt.ArrayLike) -> tuple[IntArray, IntArray]:
-        """The answers of a batch of queries as compressed rows.
-
-        Args:
-            entity: integers ``(B,)``; queries may repeat.
-            relation: integers ``(B,)``, inverse relations included.
-
-        Returns:
-            ``indptr`` int64 ``(B + 1,)`` and ``indices`` int64: the answers of row ``i`` are
-            ``indices[indptr[i]:indptr[i + 1]]``, sorted; none for an unknown query.
-
-        Raises:
-            ValueError: the shapes differ, or an id is out of range.
-        """
-        entity, relation = np.asarray(entity), np.asarray(relation)
-        if entity.ndim != 1 or entity.shape != relation.shape:
-            raise ValueError(
-                f"entity and relation must both be (B,); got {entity.shape} and {relation.shape}"
-            )
-        _check_range("entity", entity, self.num_entities)
-        _check_range("relation", relation, self.num_relations)
-        indptr = np.zeros(len(entity) + 1, dtype=np.int64)
-        if not len(self.keys):
-            return indptr, self.indices
-        query = entity.astype(np.int64) * self.num_relations + relation
-        place = np.minimum(np.searchsorted(self.keys, query), len(self.keys) - 1)
-        count = np.where(self.keys[place] == query, self.indptr[place + 1] - self.indptr[place], 0)
-        np.cumsum(count, out=indptr[1:])
-        shift = np.repeat(self.indptr[place] - indptr[:-1], count)
-        return indptr, self.indices[shift + np.arange(len(shift))]
-
-    def answers(self, entity: int, relation: int) -> IntArray:
-        """The sorted known answers of one query."""
-        return self.rows([entity], [relation])[1]
 
 
 class KnownGraph(NamedTuple):
@@ -409,11 +247,11 @@ def _from_families(text: str, seed: int) -> Graph:
         raise InputError(f'write families or families:N with a number of entities; got "{text}"')
     world = families.generate(int(size), seed)
     entities, relations = pa.array(world.entities), pa.array(world.relations)
-    splits: dict[str, _Triples] = {}
+    splits: dict[str, Triples] = {}
     for name in SPLITS:
         head, relation, tail = world.triples[name].T
-        splits[name] = _Triples(
-            _Column(entities, head), _Column(relations, relation), _Column(entities, tail)
+        splits[name] = Triples(
+            Column(entities, head), Column(relations, relation), Column(entities, tail)
         )
     return _build(text, splits)
 
@@ -425,16 +263,14 @@ def _from_folder(folder: Path, columns: str) -> Graph:
         if path is None:
             wanted = ", ".join(_SUFFIXES[:-1])
             raise InputError(f"{folder}: no {name} file ({name}{wanted} or {_SUFFIXES[-1]})")
-        splits[name] = _read_triples(path, columns)
+        splits[name] = read_triples(path, columns)
     labels = folder / "entity_labels.tsv"
-    human = _read_text(labels, ("id", "label")) if labels.exists() else None
+    human = read_text(labels, ("id", "label")) if labels.exists() else None
     return _build(folder.resolve().name, splits, human)
 
 
 def _from_file(path: Path, columns: str, split: tuple[float, float, float], seed: int) -> Graph:
-    whole = _build(
-        path.name.partition(".")[0] or path.name, {"train": _read_triples(path, columns)}
-    )
+    whole = _build(path.name.partition(".")[0] or path.name, {"train": read_triples(path, columns)})
     total = len(whole.train)
     valid, test = (max(1, round(share * total)) if share else 0 for share in split[1:])
     if valid + test >= total:
@@ -454,22 +290,7 @@ def _file_of(folder: Path, split: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-class _Column(NamedTuple):
-    """Strings as a dictionary of distinct labels and int codes into it."""
-
-    labels: pa.Array
-    codes: npt.NDArray[np.integer]
-
-
-class _Triples(NamedTuple):
-    head: _Column
-    relation: _Column
-    tail: _Column
-
-
-def _build(
-    name: str, splits: dict[str, _Triples], human: dict[str, _Column] | None = None
-) -> Graph:
+def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | None = None) -> Graph:
     """Number the labels in sorted order and turn the splits into sorted unique id triples."""
     entities = _sorted_labels([c for part in splits.values() for c in (part.head, part.tail)])
     relations = _sorted_labels([part.relation for part in splits.values()])
@@ -504,12 +325,12 @@ def _build(
     )
 
 
-def _sorted_labels(columns: Sequence[_Column]) -> pa.Array:
+def _sorted_labels(columns: Sequence[Column]) -> pa.Array:
     """The distinct labels in code point order (UTF-8 sorts by bytes as by code points)."""
     return pa.chunked_array([column.labels for column in columns]).unique().sort()
 
 
-def _ids(column: _Column, labels: pa.Array) -> IntArray:
+def _ids(column: Column, labels: pa.Array) -> IntArray:
     places = pc.index_in(column.labels, value_set=labels).to_numpy(zero_copy_only=False)
     ids: IntArray = places.astype(np.int64)[column.codes]
     return ids
@@ -525,125 +346,3 @@ def _sorted_unique(triples: IntArray, num_entities: int, num_relations: int) -> 
     rest, tail = np.divmod(key, max(1, num_entities))
     head, relation = np.divmod(rest, max(1, num_relations))
     return np.stack([head, relation, tail], axis=1)
-
-
-def _read_triples(path: Path, columns: str) -> _Triples:
-    names = {"h": "head", "r": "relation", "t": "tail"}
-    fields = [names[letter] for letter in columns]
-    read = _read_parquet if path.suffix == ".parquet" else _read_text
-    return _Triples(**read(path, fields))
-
-
-def _read_text(path: Path, fields: Sequence[str]) -> dict[str, _Column]:
-    data = _read_bytes(path)
-    if not data.strip():
-        raise InputError(f"{path}: the file is empty")
-    try:
-        table = pacsv.read_csv(
-            pa.BufferReader(data),
-            read_options=pacsv.ReadOptions(column_names=list(fields)),
-            parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in fields},
-                strings_can_be_null=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        line = _first_bad_line(path, data, len(fields))
-        raise InputError(line or f"{path}: {str(error).splitlines()[0]}") from None
-    columns = {name: _column(table[name]) for name in fields}
-    if any(pc.any(pc.equal(column.labels, "")).as_py() for column in columns.values()):
-        raise InputError(_first_bad_line(path, data, len(fields)) or f"{path}: a field is empty")
-    return columns
-
-
-def _read_parquet(path: Path, fields: Sequence[str]) -> dict[str, _Column]:
-    try:
-        table = pq.read_table(path)
-        if table.num_columns != len(fields):
-            raise InputError(f"{path}: {table.num_columns} columns, wanted {len(fields)}")
-        if set(table.column_names) != set(fields):
-            table = table.rename_columns(list(fields))
-        table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not a Parquet file of text columns ({reason})") from None
-    if not table.num_rows:
-        raise InputError(f"{path}: the file has no triples")
-    for name in fields:
-        empty = pc.fill_null(pc.equal(table[name], ""), True)
-        if (row := pc.index(empty, True).as_py()) >= 0:
-            raise InputError(f"{path}: row {row + 1}: {name} is empty")
-    columns = {name: _column(table[name].dictionary_encode()) for name in fields}
-    for name, column in columns.items():
-        _check_labels(column.labels.to_pylist(), f"{path}: {name}")
-    return columns
-
-
-def _column(column: pa.ChunkedArray) -> _Column:
-    chunks = column.unify_dictionaries().chunks
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in chunks])
-    return _Column(chunks[0].dictionary, codes)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{path}: not a gzip file ({error})") from None
-    except (EOFError, zlib.error):
-        raise InputError(f"{path}: the gzip file is damaged or cut off") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-
-
-def _first_bad_line(path: Path, data: bytes, width: int) -> str:
-    """What is wrong with the first line that is not ``width`` UTF-8 fields; "" if none is."""
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        fields = line.split(b"\t")
-        if not line:
-            continue
-        if len(fields) != width:
-            count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-            return f"{path}: line {number}: {count}, wanted {width} separated by tabs"
-        if not all(fields):
-            return f"{path}: line {number}: field {fields.index(b'') + 1} is empty"
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return f"{path}: line {number}: not UTF-8 text"
-    return ""
-
-
-def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Labels by id, and raw label -> human label from the third column where it is filled."""
-    try:
-        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    labels: list[str] = []
-    human: dict[str, str] = {}
-    for i, line in enumerate(lines):
-        number, *rest = line.split("\t")
-        if number != str(i) or len(rest) not in (1, 2) or not rest[0]:
-            raise InputError(f"{path}: line {i + 1}: wanted {i}<TAB>label")
-        labels.append(rest[0])
-        if len(rest) == 2 and rest[1]:
-            human[rest[0]] = rest[1]
-    return labels, human
-
-
-def _check_labels(labels: Sequence[str], what: str) -> None:
-    for label in labels:
-        if "\t" in label or "\n" in label or "\r" in label:
-            raise InputError(f"{what} {label!r} holds a tab or a line break")
-
-
-def _check_range(name: str, ids: npt.NDArray[np.generic], size: int) -> None:
-    if not np.issubdtype(ids.dtype, np.integer) and ids.size:
-        raise ValueError(f"{name} must hold integers; got {ids.dtype}")
-    if ids.size and (ids.min() < 0 or ids.max() >= size):
-        raise ValueError(f"{name} must be in 0 ... {size - 1}; got {ids.min()} ... {ids.max()}")

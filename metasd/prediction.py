@@ -5,8 +5,9 @@ import torch
 from metasd import kernels
 
 from .errors import InputError
-from .graph import KnownAnswers, Vocabulary
+from .known import KnownAnswers
 from .model import Model
+from .vocabulary import Vocabulary
 
 
 def predict(

@@ -485,8 +485,8 @@ tbody th { font-weight: 400; overflow-wrap: anywhere; }
 .sortable tbody th { min-width: 9rem; }
 tr > :first-child, .pairs td { text-align: left; } .pairs td { overflow-wrap: anywhere; }
 .source { color: var(--source); } .pruned { color: var(--pruned); }
-button { padding: 0; border: 0; background: none; color: inherit; font: inherit;
-  text-align: inherit; cursor: pointer; }
+button { display: inline; padding: 0; border: 0; background: none; color: inherit; font: inherit;
+  text-align: inherit; white-space: normal; cursor: pointer; }
 button:focus-visible { outline: 2px solid var(--source); }
 button::after { content: "↕"; padding-left: .3em; color: var(--soft); font-weight: 400; }
 [aria-sort=ascending] button::after { content: "↑"; }

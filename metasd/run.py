@@ -11,9 +11,11 @@ from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
 from .config import Config
 from .errors import InputError
 from .files import write_text
-from .graph import Graph, KnownAnswers, Vocabulary, load_graph, load_vocabulary
+from .graph import Graph, load_graph
+from .known import KnownAnswers
 from .model import Model
 from .prediction import predict
+from .vocabulary import Vocabulary, load_vocabulary
 
 
 class RunFolder:

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metasd.errors import InputError, nearest
-from metasd.graph import Graph, Vocabulary, known_graphs, load_graph, load_vocabulary
+from metasd.graph import Graph, known_graphs, load_graph
+from metasd.vocabulary import Vocabulary, load_vocabulary
 
 DATA = os.environ.get("METASD_DATA")
 Rows = list[tuple[str, str, str]]

@@ -1,11 +1,11 @@
 import re
 from typing import Any
 
-import kernel_cases as kc
 import pytest
 import torch
 from torch import Tensor
 
+import kernel_cases as kc
 from metasd import kernels
 
 SHAPES = [(1, 1, 1), (7, 31, 5), (13, 33, 0), (5, 64, 40), (101, 130, 17)]
@@ -24,7 +24,11 @@ def test_rows_are_gathered_and_masked(
     shape: tuple[int, int, int], kind: str, dtype: torch.dtype
 ) -> None:
     rows, columns, count = shape
-    x, mask, index = kc.table(rows, columns, dtype=dtype), kc.packed(kind, rows, columns), index_of(rows, count)
+    x, mask, index = (
+        kc.table(rows, columns, dtype=dtype),
+        kc.packed(kind, rows, columns),
+        index_of(rows, count),
+    )
     with kc.new_memory_is_nan():
         got = kernels.masked_rows(x, mask, index)
     assert torch.equal(got, kc.masked(x, mask)[index])
@@ -37,7 +41,11 @@ def test_gradient_is_that_of_indexing(
     shape: tuple[int, int, int], kind: str, dtype: torch.dtype
 ) -> None:
     rows, columns, count = shape
-    x, mask, index = kc.table(rows, columns, dtype=dtype), kc.packed(kind, rows, columns), index_of(rows, count)
+    x, mask, index = (
+        kc.table(rows, columns, dtype=dtype),
+        kc.packed(kind, rows, columns),
+        index_of(rows, count),
+    )
     upstream = kc.table(count, columns, 9, dtype=dtype)
     gradients = []
     for gather in (kernels.masked_rows, lambda t, m, i: kc.masked(t, m)[i]):
@@ -87,7 +95,9 @@ def test_scatter_adds_every_duplicate_in_order() -> None:
     out = torch.zeros(3, 17)
     rows = torch.tensor([2.0**24, 1.0, 1.0, -(2.0**24)])[:, None].repeat(1, 17)
     kernels.scatter_rows(rows, None, torch.tensor([1, 1, 1, 1]), out)
-    assert out[1].tolist() == [0.0] * 17  # 2^24 + 1 rounds to 2^24, twice: any other order gives 1 or 2
+    assert (
+        out[1].tolist() == [0.0] * 17
+    )  # 2^24 + 1 rounds to 2^24, twice: any other order gives 1 or 2
     assert not out[[0, 2]].any()
 
 
@@ -104,7 +114,8 @@ def test_threads_do_not_change_a_bit() -> None:
 def test_scatter_is_recorded_by_autograd() -> None:
     rows, index = kc.leaf(kc.table(3, 20)), torch.tensor([1, 1, 0])
     (grad,) = torch.autograd.grad(
-        kernels.scatter_rows(rows, kc.packed("random", 4, 20), index, torch.zeros(4, 20)).sum(), rows
+        kernels.scatter_rows(rows, kc.packed("random", 4, 20), index, torch.zeros(4, 20)).sum(),
+        rows,
     )
     keep = kc.kept("random", 4, 20)
     assert keep is not None
@@ -117,7 +128,11 @@ bad_inputs: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"table": torch.zeros(40, 6).T}, ValueError, "table must be contiguous"),
     ({"table": torch.zeros(6)}, ValueError, "table must be (rows, columns)"),
     ({"mask": torch.zeros(6, 40, dtype=torch.bool)}, TypeError, "packed int32 words"),
-    ({"mask": torch.zeros(6, 3, dtype=torch.int32)}, ValueError, "mask must be (6, 2) for a table (6, 40)"),
+    (
+        {"mask": torch.zeros(6, 3, dtype=torch.int32)},
+        ValueError,
+        "mask must be (6, 2) for a table (6, 40)",
+    ),
     ({"mask": torch.zeros(2, 6, dtype=torch.int32).T}, ValueError, "mask must be contiguous"),
     ({"mask": "all"}, TypeError, "packed int32 words (see pack_mask); got str"),
     ({"index": [0]}, TypeError, "index must be an int64 tensor; got list"),
@@ -187,7 +202,9 @@ def test_gather_and_its_gradient_trace_as_one_graph(backend: str) -> None:
         return kernels.masked_rows(x, mask, index).square().sum()
 
     x = kc.table(6, 40)
-    gradients = [torch.autograd.grad(f(leaf := kc.leaf(x)), leaf) for f in (loss, kc.compiled(loss, backend))]
+    gradients = [
+        torch.autograd.grad(f(leaf := kc.leaf(x)), leaf) for f in (loss, kc.compiled(loss, backend))
+    ]
     kc.assert_close(gradients[1], gradients[0], 1e-6)
 
 

@@ -13,11 +13,12 @@ import pytest
 from metasd import report
 from metasd.config import Config
 from metasd.errors import InputError
-from metasd.graph import Vocabulary
 from metasd.model import Model
 from metasd.models import Scoring
 from metasd.report import summary_rows, write_report
 from metasd.run import Run
+from metasd.vocabulary import Vocabulary
+from metasd.vocabulary import Vocabulary
 
 pytest.importorskip("matplotlib")
 

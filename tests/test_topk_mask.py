@@ -2,7 +2,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
-import kernel_cases as kc
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
+import kernel_cases as kc
 from metasd import kernels
 
 FRACTIONS = [0.0, 0.1, 0.5, 0.9, 0.999, 1.0]
@@ -109,12 +109,17 @@ def test_exactly_the_promised_number_is_kept_and_none_is_smaller_than_a_dropped_
     with kc.threads(threads):
         masks = kernels.topk_mask([torch.from_numpy(t) for t in tables], fraction)
     kept = np.concatenate(
-        [kernels.unpack_mask(m, t.shape[1]).numpy().ravel() for m, t in zip(masks, tables, strict=True)]
+        [
+            kernels.unpack_mask(m, t.shape[1]).numpy().ravel()
+            for m, t in zip(masks, tables, strict=True)
+        ]
     )
     magnitudes = np.concatenate([np.abs(t).ravel() for t in tables])
     keep = kept.size - math.ceil(fraction * kept.size)
     assert kept.sum() == keep
-    assert sum(int(word).bit_count() for m in masks for word in m.numpy().view(np.uint32).flat) == keep
+    assert (
+        sum(int(word).bit_count() for m in masks for word in m.numpy().view(np.uint32).flat) == keep
+    )
     if 0 < keep < kept.size:
         threshold = magnitudes[kept].min()
         assert threshold >= magnitudes[~kept].max()
@@ -150,9 +155,7 @@ def test_only_empty_tables_have_empty_masks() -> None:
 @pytest.mark.parametrize("granularity", ["weight", "row"])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7F800001])
-def test_nan_is_an_error(
-    dtype: torch.dtype, granularity: str, fraction: float, bits: int
-) -> None:
+def test_nan_is_an_error(dtype: torch.dtype, granularity: str, fraction: float, bits: int) -> None:
     nan = torch.from_numpy(np.array([bits], dtype=np.uint32).view(np.float32)).to(dtype)
     tables = tables_of([(4, 40), (3, 5)], "normal", dtype)
     tables[1][2, 4] = nan[0]
@@ -175,9 +178,18 @@ def test_nan_is_an_error(
             "tables must share dtype and device; tables[1] is torch.float64",
         ),
         ([torch.zeros(3, 2).T], {}, ValueError, "tables[0] must be contiguous; got strides (1, 2)"),
-        ([torch.zeros(1, 1).expand(9, 9)], {}, ValueError, "must be contiguous; got strides (0, 0)"),
         (
-            [torch.zeros(4).as_strided((2, 2), (2**40, 1)) if False else torch.zeros(8)[::2].view(2, 2)],
+            [torch.zeros(1, 1).expand(9, 9)],
+            {},
+            ValueError,
+            "must be contiguous; got strides (0, 0)",
+        ),
+        (
+            [
+                torch.zeros(4).as_strided((2, 2), (2**40, 1))
+                if False
+                else torch.zeros(8)[::2].view(2, 2)
+            ],
             {},
             ValueError,
             "tables[0] must be contiguous",
@@ -238,8 +250,16 @@ def test_packing_undoes_unpacking_but_for_the_padding(bits: NDArray[np.int32], s
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: kernels.pack_mask(torch.zeros(2, 3)), TypeError, "kept must be bool (rows, columns)"),
-        (lambda: kernels.pack_mask(torch.zeros(3, dtype=torch.bool)), TypeError, "got torch.bool (3)"),
+        (
+            lambda: kernels.pack_mask(torch.zeros(2, 3)),
+            TypeError,
+            "kept must be bool (rows, columns)",
+        ),
+        (
+            lambda: kernels.pack_mask(torch.zeros(3, dtype=torch.bool)),
+            TypeError,
+            "got torch.bool (3)",
+        ),
         (lambda: kernels.unpack_mask(torch.zeros(2, 3), 70), TypeError, "bits must be int32"),
         (
             lambda: kernels.unpack_mask(torch.zeros(2, 3, dtype=torch.int32), 97),
