@@ -6,19 +6,44 @@
 #include <cstring>
 #include <initializer_list>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "parallel.h"
 #include "passes.h"
 
+#define METASD_LEVEL 0
 #define METASD_INLINE static inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
-  {name, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate, scatter_add}
+  {name, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate, accumulate_transposed, scatter_add}
 
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define METASD_X86 1
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // inside the compiler's own intrinsics
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi2,avx512bf16,prefer-vector-width=512")
+#undef METASD_LEVEL
+#define METASD_LEVEL 513
+namespace metasd::avx512bf16 {
+namespace {
+#include "simd.inl"
+
+#include "ranking.inl"
+#include "row_passes.inl"
+#include "tables.inl"
+}  // namespace
+const Passes kPasses = METASD_PASSES("avx512bf16");
+}  // namespace metasd::avx512bf16
+#pragma GCC pop_options
+
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi2,prefer-vector-width=512")
+#undef METASD_LEVEL
+#define METASD_LEVEL 512
 namespace metasd::avx512 {
 namespace {
 #include "simd.inl"
@@ -31,8 +56,12 @@ const Passes kPasses = METASD_PASSES("avx512");
 }  // namespace metasd::avx512
 #pragma GCC pop_options
 
+#pragma GCC diagnostic pop
+
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2")
+#undef METASD_LEVEL
+#define METASD_LEVEL 0
 namespace metasd::avx2 {
 namespace {
 #include "simd.inl"
@@ -63,10 +92,12 @@ namespace {
 const Passes* find(const char* name) {
 #ifdef METASD_X86
   __builtin_cpu_init();
-  if (!std::strcmp(name, "avx512"))
+  const bool half = !std::strcmp(name, "avx512bf16");
+  if (half && !__builtin_cpu_supports("avx512bf16")) return nullptr;
+  if (half || !std::strcmp(name, "avx512"))
     return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma")
-               ? &avx512::kPasses
+               ? (half ? &avx512bf16::kPasses : &avx512::kPasses)
                : nullptr;
   if (!std::strcmp(name, "avx2"))
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kPasses
@@ -78,7 +109,7 @@ const Passes* find(const char* name) {
 const Passes* best() {
   if (const char* wanted = std::getenv("METASD_ISA"))
     if (const Passes* found = find(wanted)) return found;
-  for (const char* name : {"avx512", "avx2"})
+  for (const char* name : {"avx512bf16", "avx512", "avx2"})
     if (const Passes* found = find(name)) return found;
   return &portable::kPasses;
 }

@@ -123,6 +123,11 @@ PYBIND11_MODULE(_C, m) {
     passes().accumulate({at<float>(to), at<void>(from), half, at<uint32_t>(mask), rows, cols,
                          (cols + 31) / 32, add, threads});
   }, unlocked);
+  m.def("accumulate_transposed", [](Address to, Address from, Address mask, int64_t rows, int64_t cols,
+                                    int64_t from_stride, bool add, int threads) {
+    passes().accumulate_transposed({at<float>(to), at<bf16>(from), at<uint32_t>(mask), rows, cols,
+                                    (cols + 31) / 32, from_stride, add, threads});
+  }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {
     passes().scatter_add({at<float>(to), at<int64_t>(index), at<float>(from), rows, cols, threads});

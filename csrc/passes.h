@@ -90,6 +90,16 @@ struct AccumulateArgs {
   int threads;
 };
 
+// from is (cols, rows) bf16 with `from_stride` elements between its rows, to is (rows, cols).
+struct TransposeArgs {
+  float* to;
+  const bf16* from;
+  const uint32_t* mask;  // null: all kept
+  int64_t rows, cols, words, from_stride;
+  bool add;
+  int threads;
+};
+
 struct ScatterArgs {
   float* to;
   const int64_t* index;
@@ -107,6 +117,7 @@ struct Passes {
   int64_t (*topk)(const TopkArgs&);
   void (*cast_rows)(const CastArgs&);
   void (*accumulate)(const AccumulateArgs&);
+  void (*accumulate_transposed)(const TransposeArgs&);
   void (*scatter_add)(const ScatterArgs&);
 };
 

@@ -59,10 +59,14 @@ template <class T>
 int64_t topk_row(T* z, const TopkArgs& a, int64_t row) {
   float* scores = a.scores + row * a.k;
   int64_t* indices = a.indices + row * a.k;
+  int64_t known_nan = 0;
   if (a.known_indptr)
     for (int64_t i = a.known_indptr[row]; i < a.known_indptr[row + 1]; ++i) {
       const int64_t column = a.known_indices[i] - a.offset;
-      if (0 <= column && column < a.cols) store(z + column, splat(-INFINITY), First{1});
+      if (column < 0 || column >= a.cols) continue;
+      const float v = load(z + column, First{1})[0];
+      known_nan += v != v;
+      store(z + column, splat(-INFINITY), First{1});
     }
   i32 nan{};
   vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
@@ -79,7 +83,7 @@ int64_t topk_row(T* z, const TopkArgs& a, int64_t row) {
       scores[size] = scores[0], indices[size] = indices[0];
       sink(scores, indices, size, 0, score, index);
     }
-  return count_true(nan);
+  return count_true(nan) + known_nan;
 }
 
 template <class T>

@@ -3,17 +3,21 @@
 // (`kStatistics` on each) before the gradient is written (`kGradient` on each); where a block holds
 // whole rows both happen while the row is in cache (`kBoth`).
 
-constexpr int64_t kChunk = 1024;  // columns whose scores stay in the first-level cache between reads
+constexpr int64_t kChunk = 4096;  // columns whose scores stay in the first-level cache between reads
 
 METASD_INLINE float exp_scalar(float x) { return exp_nonpositive<float>(splat(x))[0]; }
 
+// Four running maxima, since each has to wait for its own last comparison.
 template <class T>
 METASD_INLINE float chunk_max(const T* z, int64_t begin, int64_t end) {
-  f32 best = splat(-INFINITY);
-  vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
-    best = larger(keep(load(z + j, lanes), -INFINITY, lanes), best);
+  f32 best[4] = {splat(-INFINITY), splat(-INFINITY), splat(-INFINITY), splat(-INFINITY)};
+  int64_t j = begin;
+  for (; j + 4 * kLanes <= end; j += 4 * kLanes)
+    for (int i = 0; i < 4; ++i) best[i] = larger(load(z + j + i * kLanes, All{}), best[i]);
+  vectors(j, end, [&](int64_t at, auto lanes) METASD_LAMBDA {
+    best[0] = larger(keep(load(z + at, lanes), -INFINITY, lanes), best[0]);
   });
-  return horizontal_max(best);
+  return horizontal_max(larger(larger(best[0], best[1]), larger(best[2], best[3])));
 }
 
 // ---- cross entropy: statistics are max, sum of exp(z - max), target score --------------------------
@@ -211,6 +215,7 @@ void meta_row(T* zs, const T* zp, const T* zdot, const MetaArgs& a, int64_t row)
 template <class T>
 void cross_entropy_block(const CrossEntropyArgs& a) {
   parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const FlushDenormals flush;
     cross_entropy_row(static_cast<T*>(a.z) + row * a.stride, a, row);
   });
 }
@@ -218,6 +223,7 @@ template <class T, bool kSourceGradient>
 void distillation_block(const DistillationArgs& a) {
   const bool whole_tau = a.temperature == std::floor(a.temperature) && a.temperature <= 4.0f;
   parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const FlushDenormals flush;
     T* zs = static_cast<T*>(a.zs) + row * a.stride;
     T* zp = static_cast<T*>(a.zp) + row * a.stride;
     if (whole_tau)
@@ -229,6 +235,7 @@ void distillation_block(const DistillationArgs& a) {
 template <class T>
 void meta_block(const MetaArgs& a) {
   parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const FlushDenormals flush;
     meta_row(static_cast<T*>(a.zs) + row * a.stride, static_cast<const T*>(a.zp) + row * a.stride,
              static_cast<const T*>(a.zdot) + row * a.stride, a, row);
   });

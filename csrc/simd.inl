@@ -15,14 +15,29 @@ struct First {
   int count;
 };
 
+METASD_INLINE int lane_count(All) { return kLanes; }
+METASD_INLINE int lane_count(First lanes) { return lanes.count; }
+
 METASD_INLINE f32 splat(float x) { return f32{} + x; }
 
 METASD_INLINE i32 lane_ids() {
   return i32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 }
 
-METASD_INLINE f32 widen(u16 half) { return (f32)(__builtin_convertvector(half, u32) << 16); }
+// Operations that the compiler does not find by itself in what follows.
+#if METASD_LEVEL >= 512
+METASD_INLINE u32 widen_bits(u16 half) { return (u32)_mm512_cvtepu16_epi32((__m256i)half); }
+METASD_INLINE f32 larger(f32 a, f32 b) { return (f32)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
+METASD_INLINE u32 widen_bits(u16 half) { return __builtin_convertvector(half, u32); }
+METASD_INLINE f32 larger(f32 a, f32 b) { return a > b ? a : b; }
+#endif
 
+METASD_INLINE f32 widen(u16 half) { return (f32)(widen_bits(half) << 16); }
+
+#if METASD_LEVEL == 513
+METASD_INLINE u16 narrow(f32 v) { return (u16)_mm512_cvtneps_pbh((__m512)v); }
+#else
 // Round to nearest even; a NaN stays a NaN (the rounding increment could carry it into an infinity).
 METASD_INLINE u16 narrow(f32 v) {
   u32 bits = (u32)v;
@@ -30,6 +45,7 @@ METASD_INLINE u16 narrow(f32 v) {
   bits = v == v ? bits : u32{} + 0x7fc00000u;
   return __builtin_convertvector(bits >> 16, u16);
 }
+#endif
 
 METASD_INLINE f32 load(const float* p, All) {
   f32 v;
@@ -70,8 +86,6 @@ METASD_INLINE f32 keep(f32 v, float other, First lanes) {
   return lane_ids() < lanes.count ? v : splat(other);
 }
 
-METASD_INLINE f32 larger(f32 a, f32 b) { return a > b ? a : b; }
-
 METASD_INLINE float horizontal_max(f32 v) {
   float best = v[0];
   for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
@@ -97,12 +111,13 @@ METASD_INLINE int64_t count_true(i32 condition) {
 
 // exp(x) for x <= 0, exactly 0 below -80 (a softmax term of 1e-35). x = n ln 2 + r, and
 // exp(r) = 1 + r + r^2 p(r) with p fitted for the least relative error on |r| <= ln(2) / 2; adding
-// 1.5 * 2^23 rounds to an integer in the low bits. Relative error for fp32 scores below 2.5e-7; for
-// bf16 scores, which carry 4e-3 themselves, below 8e-6 with half the polynomial.
+// 1.5 * 2^23 + 127 rounds to an integer and leaves n + 127, the exponent of 2^n, in the low bits.
+// Relative error for fp32 scores below 2.5e-7; for bf16 scores, which carry 4e-3 themselves, below
+// 8e-6 with half the polynomial.
 template <class T>
 METASD_INLINE f32 exp_nonpositive(f32 x) {
-  const f32 shifted = x * 1.44269504088896341f + 12582912.0f;
-  const f32 n = shifted - 12582912.0f;
+  const f32 shifted = x * 1.44269504088896341f + 12583039.0f;
+  const f32 n = shifted - 12583039.0f;
   f32 r, p;
   if constexpr (sizeof(T) == sizeof(float)) {
     r = x - n * 0.693359375f;
@@ -119,8 +134,8 @@ METASD_INLINE f32 exp_nonpositive(f32 x) {
     p = p * r + 0x1.0006b6p-1f;
   }
   const f32 e = (r * r) * p + r + 1.0f;
-  const f32 scaled = (f32)((i32)e + ((i32)shifted << 23));
-  return x < -80.0f ? splat(0.0f) : scaled;
+  const f32 power = (f32)((i32)shifted << 23);  // 2^n; a product, so that a NaN stays one
+  return x < -80.0f ? splat(0.0f) : e * power;
 }
 
 // Calls body(j, lanes) for j = begin, begin + 16, ...; the last call may have fewer lanes.

@@ -49,6 +49,29 @@ void accumulate(const AccumulateArgs& a) {
   });
 }
 
+// The same from a transposed product, in tiles of sixteen by sixteen.
+void accumulate_transposed(const TransposeArgs& a) {
+  const int64_t strips = (a.rows + kLanes - 1) / kLanes;
+  parallel_rows(strips, a.threads, [&](int64_t strip) {
+    const int64_t first = strip * kLanes;
+    const int height = static_cast<int>(a.rows - first < kLanes ? a.rows - first : kLanes);
+    vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+      float tile[kLanes][kLanes];
+      const int width = lane_count(lanes);
+      for (int k = 0; k < width; ++k)
+        store(tile[k], load(a.from + (j + k) * a.from_stride + first, First{height}), All{});
+      for (int i = 0; i < height; ++i) {
+        f32 v{};
+        for (int k = 0; k < width; ++k) v[k] = tile[k][i];
+        if (a.mask) v = mask_at(a.mask + (first + i) * a.words, j) ? v : splat(0.0f);
+        float* to = a.to + (first + i) * a.cols + j;
+        if (a.add) v += load(to, lanes);
+        store(to, v, lanes);
+      }
+    });
+  });
+}
+
 // to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
 // order, and the same bits, whatever the number of threads.
 void scatter_add(const ScatterArgs& a) {

@@ -7,7 +7,7 @@ PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 
 
 def shape_of(x: Tensor) -> str:
-    return "(" + ", ".join(map(str, x.shape)) + ")"
+    return str(tuple(x.shape))
 
 
 def check_table(name: str, x: Tensor, rows: int | None = None, like: Tensor | None = None) -> None:

@@ -187,7 +187,31 @@ def _collect(scores: list[Scores], gradients: list[Tensor], at: slice, entities:
             continue
         product(g, s.right[entities], s.grad_left[at], None, add=entities.start > 0)
         mask = None if s.mask is None else s.mask[entities]
-        product(g.T, s.left[at], s.grad_right[entities], mask, add=at.start > 0)
+        out = s.grad_right[entities]
+        if g.dtype == torch.bfloat16:
+            _transposed_product(s.left[at], g, out, mask, add=at.start > 0)
+        else:
+            product(g.T, s.left[at], out, mask, add=at.start > 0)
+
+
+def _transposed_product(left: Tensor, g: Tensor, out: Tensor, mask: Tensor | None, add: bool) -> None:
+    """`out = mask * (g.T @ left)` or `out += ...` as (left.T @ g).T.
+
+    With g on the right the library reads it as it lies, where g.T on the left is first rearranged:
+    3.5 ms against 5.2 for 1000 x 14541 and width 256 on two cores, 0.6 of it spent again here.
+    """
+    result = workspace("product", (left.shape[1], g.shape[1]), g.dtype)
+    torch.mm(left.T.contiguous(), g, out=result)
+    _C.accumulate_transposed(
+        out.data_ptr(),
+        result.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        out.shape[0],
+        out.shape[1],
+        result.shape[1],
+        add,
+        torch.get_num_threads(),
+    )
 
 
 def product(a: Tensor, b: Tensor, out: Tensor, mask: Tensor | None, add: bool) -> None:

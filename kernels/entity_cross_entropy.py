@@ -119,7 +119,7 @@ def cross_entropy_of(
 ) -> tuple[Tensor, Tensor]:
     """Mean weighted cross entropy of log-probabilities (B, N), and its gradient in the scores."""
     rows = torch.arange(len(targets), device=targets.device)
-    w = torch.ones_like(log_p[:, 0]) if weight is None else weight[targets]
+    w = log_p.new_ones(len(targets)) if weight is None else weight[targets]
     scale = 1 / max(len(targets), 1)
     g = log_p.exp()
     g[rows, targets] -= 1

@@ -113,4 +113,14 @@ def accumulate(
     add: bool,
     threads: int,
 ) -> None: ...
+def accumulate_transposed(
+    to: int,
+    source: int,
+    mask: int,
+    rows: int,
+    cols: int,
+    from_stride: int,
+    add: bool,
+    threads: int,
+) -> None: ...
 def scatter_add(to: int, index: int, source: int, rows: int, cols: int, threads: int) -> None: ...

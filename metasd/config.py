@@ -45,7 +45,7 @@ class TrainConfig(_Section):
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for score blocks")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
 
 
 class RegularizerConfig(_Section):

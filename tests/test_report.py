@@ -18,7 +18,6 @@ from metasd.models import Scoring
 from metasd.report import summary_rows, write_report
 from metasd.run import Run
 from metasd.vocabulary import Vocabulary
-from metasd.vocabulary import Vocabulary
 
 pytest.importorskip("matplotlib")
 

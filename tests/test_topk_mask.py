@@ -1,6 +1,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_threads_do_not_change_a_bit(fill: str, granularity: str) -> None:
 def test_more_weights_are_dropped_by_a_larger_fraction() -> None:
     tables = tables_of([(20, 45)], "few magnitudes")
     masks = [kernels.topk_mask(tables, p)[0] for p in FRACTIONS]
-    for looser, tighter in zip(masks, masks[1:], strict=False):
+    for looser, tighter in pairwise(masks):
         assert not bool((tighter & ~looser).any())
 
 
@@ -209,7 +210,7 @@ def test_bad_input_is_named(
     tables: list[Tensor], options: dict[str, float | str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
-        kernels.topk_mask(tables, **options)  # type: ignore[arg-type]
+        kernels.topk_mask(tables, **options)
 
 
 def test_bit_j_of_word_w_is_column_32_w_plus_j() -> None:
@@ -258,7 +259,7 @@ def test_packing_undoes_unpacking_but_for_the_padding(bits: NDArray[np.int32], s
         (
             lambda: kernels.pack_mask(torch.zeros(3, dtype=torch.bool)),
             TypeError,
-            "got torch.bool (3)",
+            "got torch.bool (3,)",
         ),
         (lambda: kernels.unpack_mask(torch.zeros(2, 3), 70), TypeError, "bits must be int32"),
         (
@@ -298,7 +299,7 @@ def test_apply_mask_zeroes_what_is_dropped(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_apply_mask_is_recorded_by_autograd(dtype: torch.dtype) -> None:
     x, keep = kc.table(4, 40, dtype=dtype).requires_grad_(), kc.kept("random", 4, 40)
-    kernels.apply_mask(x, kc.packed("random", 4, 40)).sum().backward()  # type: ignore[no-untyped-call]
+    kernels.apply_mask(x, kc.packed("random", 4, 40)).sum().backward()
     assert keep is not None
     assert x.grad is not None
     assert torch.equal(x.grad.bool(), keep)

@@ -60,7 +60,7 @@ class Scoring(ABC):
         """Squared modulus of every coordinate, (B, rank)."""
         squares = rows * rows
         if self.complex_coordinates:
-            return squares[:, : self.rank] + squares[:, self.rank :]
+            return squares.view(-1, 2, self.rank).sum(dim=1)
         return squares
 
     def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
