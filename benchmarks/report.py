@@ -1,8 +1,8 @@
 """Turns committed results into the README's tables: no number there is typed by hand.
 
-    python benchmarks/report.py                    # rewrite the tables
-    python benchmarks/report.py --check            # exit 1 if they are not what the results say
-    python benchmarks/report.py --add-run RUN      # keep the summary of a training run first
+python benchmarks/report.py                    # rewrite the tables
+python benchmarks/report.py --check            # exit 1 if they are not what the results say
+python benchmarks/report.py --add-run RUN      # keep the summary of a training run first
 """
 
 import argparse

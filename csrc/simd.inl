@@ -138,6 +138,21 @@ METASD_INLINE f32 exp_nonpositive(f32 x) {
   return x < -80.0f ? splat(0.0f) : e * power;
 }
 
+// Transposes sixteen vectors of sixteen: halves trade places at distance 8, then 4, 2 and 1.
+template <int kDistance = kLanes / 2>
+METASD_INLINE void transpose(f32 (&rows)[kLanes]) {
+  const i32 lane = lane_ids(), low = (lane & kDistance) == 0;
+  const i32 first = low ? lane : lane - kDistance + kLanes;
+  const i32 second = low ? lane + kDistance : lane + kLanes;
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kDistance) continue;
+    const f32 a = rows[i], b = rows[i + kDistance];
+    rows[i] = __builtin_shuffle(a, b, first);
+    rows[i + kDistance] = __builtin_shuffle(a, b, second);
+  }
+  if constexpr (kDistance > 1) transpose<kDistance / 2>(rows);
+}
+
 // Calls body(j, lanes) for j = begin, begin + 16, ...; the last call may have fewer lanes.
 template <class Body>
 METASD_INLINE void vectors(int64_t begin, int64_t end, Body body) {

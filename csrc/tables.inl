@@ -56,13 +56,13 @@ void accumulate_transposed(const TransposeArgs& a) {
     const int64_t first = strip * kLanes;
     const int height = static_cast<int>(a.rows - first < kLanes ? a.rows - first : kLanes);
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
-      float tile[kLanes][kLanes];
-      const int width = lane_count(lanes);
-      for (int k = 0; k < width; ++k)
-        store(tile[k], load(a.from + (j + k) * a.from_stride + first, First{height}), All{});
+      f32 tile[kLanes]{};
+      const bf16* from = a.from + j * a.from_stride + first;
+      for (int k = 0; k < lane_count(lanes); ++k, from += a.from_stride)
+        tile[k] = height == kLanes ? load(from, All{}) : load(from, First{height});
+      transpose(tile);
       for (int i = 0; i < height; ++i) {
-        f32 v{};
-        for (int k = 0; k < width; ++k) v[k] = tile[k][i];
+        f32 v = tile[i];
         if (a.mask) v = mask_at(a.mask + (first + i) * a.words, j) ? v : splat(0.0f);
         float* to = a.to + (first + i) * a.cols + j;
         if (a.add) v += load(to, lanes);

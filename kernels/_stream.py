@@ -194,7 +194,9 @@ def _collect(scores: list[Scores], gradients: list[Tensor], at: slice, entities:
             product(g.T, s.left[at], out, mask, add=at.start > 0)
 
 
-def _transposed_product(left: Tensor, g: Tensor, out: Tensor, mask: Tensor | None, add: bool) -> None:
+def _transposed_product(
+    left: Tensor, g: Tensor, out: Tensor, mask: Tensor | None, add: bool
+) -> None:
     """`out = mask * (g.T @ left)` or `out += ...` as (left.T @ g).T.
 
     With g on the right the library reads it as it lies, where g.T on the left is first rearranged:

@@ -131,9 +131,9 @@ class Step:
             **self._streaming(),
         )
         gradients = self._new_gradients(grad_entities)
-        regularizer = self._regularizer(rows)
-        self._backward(pruned, batch, rows, [(query, grad_query), (regularizer, None)], gradients)
-        return loss + regularizer.detach(), gradients
+        penalty, added = self._regularizer(rows)
+        self._backward(pruned, batch, rows, [(query, grad_query)], gradients, added)
+        return loss + penalty, gradients
 
     def meta_step(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
         """Returns the student's loss, the quiz loss and the meta gradient of the source."""
@@ -256,13 +256,16 @@ class Step:
     def _query(self, rows: Rows) -> Tensor:
         return self.model.scoring.query(rows.head, rows.relation)
 
-    def _regularizer(self, rows: Rows) -> Tensor:
+    def _regularizer(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The penalty, and its gradients with respect to the rows."""
         settings, scoring = self.config.regularizer, self.model.scoring
-        batch = max(len(rows.head), 1)
         if settings.name == "none" or settings.weight == 0:
-            return rows.head.new_zeros((), requires_grad=True)
+            return rows.head.new_zeros(()), ()
         penalty = scoring.dura if settings.name == "dura" else scoring.n3
-        return penalty(rows.head, rows.relation, rows.tail) * (settings.weight / batch)
+        scale = settings.weight / max(len(rows.head), 1)
+        with torch.no_grad():
+            value, gradients = penalty(rows.head, rows.relation, rows.tail)
+            return value * scale, tuple(gradient.mul_(scale) for gradient in gradients)
 
     def _supervised(
         self,
@@ -274,9 +277,8 @@ class Step:
         gradients: Gradients,
     ) -> Tensor:
         """Adds the gradients of a model's query, regulariser and relation prediction."""
-        regularizer = self._regularizer(rows)
-        outputs: list[tuple[Tensor, Tensor | None]] = [(query, grad_query), (regularizer, None)]
-        loss = regularizer.detach()
+        loss, added = self._regularizer(rows)
+        outputs = [(query, grad_query)]
         weight = self.config.relation_prediction.weight
         if weight > 0:
             relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
@@ -295,7 +297,7 @@ class Step:
             outputs.append((relation_query, grad_relation_query * weight))
             gradients.relations.add_(grad_relations, alpha=weight)
             loss = loss + weight * relation_loss
-        self._backward(view, batch, rows, outputs, gradients)
+        self._backward(view, batch, rows, outputs, gradients, added)
         return loss
 
     def _backward(
@@ -303,10 +305,14 @@ class Step:
         view: View,
         batch: Batch,
         rows: Rows,
-        outputs: list[tuple[Tensor, Tensor | None]],
+        outputs: list[tuple[Tensor, Tensor]],
         gradients: Gradients,
+        added: tuple[Tensor, ...] = (),
     ) -> None:
-        """Carries gradients of the encoder's outputs to the rows and adds those to the tables'."""
+        """Carries gradients of the encoder's outputs to the rows and adds those to the tables'.
+
+        `added` are gradients of the rows (head, relation, tail) that are known already.
+        """
         leaves = [rows.head, rows.relation, rows.tail]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             [output for output, _ in outputs],
@@ -320,16 +326,16 @@ class Step:
             (gradients.relations, relation_mask, batch.relations),
             (gradients.entities, entity_mask, batch.tails + self.model.tail_offset),
         ]
-        for grad, (out, mask, index) in zip(found, places, strict=True):
+        for i, (out, mask, index) in enumerate(places):
+            grad = found[i]
+            if added:
+                grad = added[i] if grad is None else added[i].add_(grad)
             if grad is None:
                 continue
-            kept = None if mask is None else mask[index]
-            kernels.scatter_rows(
-                grad.contiguous() if kept is None else kernels.apply_mask(grad.contiguous(), kept),
-                None,
-                index,
-                out,
-            )
+            grad = grad.contiguous()
+            if mask is not None:
+                kernels.apply_mask(grad, mask[index], grad)
+            kernels.scatter_rows(grad, None, index, out)
 
     def _new_gradients(self, grad_candidates: Tensor) -> Gradients:
         """Starts from the gradient of the scored rows (N, d); with two roles the heads' is zero."""

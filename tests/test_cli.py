@@ -97,7 +97,12 @@ def test_a_dry_run_plans_and_writes_nothing(metasd: Command, tmp_path: Path) -> 
 def test_env_and_datasets(metasd: Command) -> None:
     code, out, _ = metasd("env", "--json")
     assert code == 0
-    assert json.loads(out)["compiled"]["instruction_set"] in ("avx512bf16", "avx512", "avx2", "portable")
+    assert json.loads(out)["compiled"]["instruction_set"] in (
+        "avx512bf16",
+        "avx512",
+        "avx2",
+        "portable",
+    )
     code, out, _ = metasd("datasets")
     assert code == 0
     assert "families" in out

@@ -17,13 +17,7 @@ class QuatE(Scoring):
     """Quaternion embeddings (Zhang et al., NeurIPS 2019) without their normalisation."""
 
     name = "quate"
-
-    @property
-    def entity_width(self) -> int:
-        return 4 * self.rank
-
-    def squares(self, rows: Tensor) -> Tensor:
-        return rows.view(-1, 4, self.rank).square().sum(1)
+    parts = 4
 
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         (a, b, c, d), (p, q, r, s) = head.chunk(4, 1), relation.chunk(4, 1)
@@ -100,14 +94,24 @@ def test_dura_penalises_both_sides_of_the_product(kind: type[Scoring]) -> None:
         backward = model.query(tail, relation)
     products = model.query(head, relation).square().sum() + backward.square().sum()
     ends = head.square().sum() + tail.square().sum()
-    torch.testing.assert_close(model.dura(head, relation, tail), 0.5 * ends + 1.5 * products)
+    torch.testing.assert_close(model.dura(head, relation, tail)[0], 0.5 * ends + 1.5 * products)
+
+
+@pytest.mark.parametrize("kind", [*MODELS, QuatE])
+@pytest.mark.parametrize("name", ["dura", "n3"])
+def test_penalties_have_the_gradients_that_they_give(kind: type[Scoring], name: str) -> None:
+    model = kind(3)
+    parts = [x.requires_grad_() for x in rows(model)]
+    value, gradients = getattr(model, name)(*parts)
+    for found, wanted in zip(gradients, torch.autograd.grad(value, parts), strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("kind", [*MODELS, QuatE])
 def test_n3_has_a_gradient_at_zero(kind: type[Scoring]) -> None:
     model = kind(3)
-    parts = [x.mul(torch.arange(5)[:, None] > 2).requires_grad_() for x in rows(model)]
-    gradients = torch.autograd.grad(model.n3(*parts), parts)
+    head, relation, tail = (x * (torch.arange(5)[:, None] > 2) for x in rows(model))
+    _, gradients = model.n3(head, relation, tail)
     assert all(g.isfinite().all() for g in gradients)
     assert gradients[0][:3].abs().sum() == 0 < gradients[0][3:].abs().sum()
 

@@ -3,9 +3,14 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from metasd.errors import InputError, nearest
+
+
+Penalty = tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
+"""A regulariser's value and its gradients with respect to the head, relation and tail rows."""
 
 
 class Scoring(ABC):
@@ -20,8 +25,8 @@ class Scoring(ABC):
     entity_roles: ClassVar[int] = 1
     """Rows per entity. With 2, row i of the table is entity i as a head, row N + i as a tail."""
 
-    complex_coordinates: ClassVar[bool] = False
-    """Rows are [real parts | imaginary parts] rather than real coordinates."""
+    parts: ClassVar[int] = 1
+    """Numbers per coordinate of an entity: rows are (parts, rank), ComplEx's [real | imaginary]."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -42,7 +47,7 @@ class Scoring(ABC):
 
     @property
     def entity_width(self) -> int:
-        return 2 * self.rank if self.complex_coordinates else self.rank
+        return self.parts * self.rank
 
     @property
     def relation_width(self) -> int:
@@ -58,20 +63,29 @@ class Scoring(ABC):
 
     def squares(self, rows: Tensor) -> Tensor:
         """Squared modulus of every coordinate, (B, rank)."""
-        squares = rows * rows
-        if self.complex_coordinates:
-            return squares.view(-1, 2, self.rank).sum(dim=1)
-        return squares
+        return rows.square().view(-1, rows.shape[1] // self.rank, self.rank).sum(dim=1)
 
-    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
         """Sum over the batch of 0.5 (|h|^2 + |t|^2) + 1.5 (|h r|^2 + |r t|^2) (DURA, NeurIPS 2020).
 
         Here a relation acts on each coordinate by itself, so |h r|^2 = |h|^2 |r|^2.
         """
         ends = self.squares(head) + self.squares(tail)
-        return (ends * (0.5 + 1.5 * self.squares(relation))).sum()
+        factor = 0.5 + 1.5 * self.squares(relation)
+        return (ends * factor).sum(), (
+            self._times(head, 2 * factor),
+            self._times(relation, 3 * ends),
+            self._times(tail, 2 * factor),
+        )
 
-    def n3(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+    def n3(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
         """Sum over the batch of |h|^3 + |r|^3 + |t|^3 (nuclear 3-norm, ICML 2018)."""
-        cubes = [self.squares(rows).pow(1.5).sum() for rows in (head, relation, tail)]
-        return cubes[0] + cubes[1] + cubes[2]
+        rows = (head, relation, tail)
+        moduli = [self.squares(x).sqrt_() for x in rows]
+        value = torch.stack([modulus.pow(3).sum() for modulus in moduli]).sum()
+        gradients = [self._times(x, 3 * modulus) for x, modulus in zip(rows, moduli, strict=True)]
+        return value, (gradients[0], gradients[1], gradients[2])
+
+    def _times(self, rows: Tensor, factor: Tensor) -> Tensor:
+        """Rows times a factor per coordinate, (B, rank)."""
+        return (rows.view(len(rows), -1, self.rank) * factor[:, None]).view_as(rows)

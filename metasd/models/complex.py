@@ -8,7 +8,7 @@ from .base import Scoring
 
 class ComplEx(Scoring):
     name = "complex"
-    complex_coordinates = True
+    parts = 2
 
     def query(self, head: Tensor, relation: Tensor) -> Tensor:
         (a, b), (c, d) = self._parts(head), self._parts(relation)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .base import Scoring
+from .base import Penalty, Scoring
 
 
 class RESCAL(Scoring):
@@ -18,11 +18,18 @@ class RESCAL(Scoring):
     def relation_query(self, head: Tensor, tail: Tensor) -> Tensor:
         return (head[:, :, None] * tail[:, None, :]).flatten(1)
 
-    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
-        backward = (self._matrix(relation) @ tail[:, :, None])[:, :, 0]
+    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
+        matrix = self._matrix(relation)
         forward = self.query(head, relation)
+        backward = (matrix @ tail[:, :, None])[:, :, 0]
         ends = head.square().sum() + tail.square().sum()
-        return 0.5 * ends + 1.5 * (forward.square().sum() + backward.square().sum())
+        products = forward.square().sum() + backward.square().sum()
+        outer = self.relation_query(head, forward) + self.relation_query(backward, tail)
+        return 0.5 * ends + 1.5 * products, (
+            head + 3 * (matrix @ forward[:, :, None])[:, :, 0],
+            3 * outer,
+            tail + 3 * (backward[:, None] @ matrix)[:, 0],
+        )
 
     def _matrix(self, relation: Tensor) -> Tensor:
         return relation.view(-1, self.rank, self.rank)
