@@ -63,6 +63,16 @@ class View:
     masks: tuple[Tensor, Tensor] | None = None
 
 
+@dataclass
+class Encoded:
+    """A batch as a model sees it: its rows and the queries made of them, with their graph."""
+
+    view: View
+    batch: Batch
+    rows: Rows
+    query: Tensor
+
+
 class Streaming(TypedDict):
     """How the operations stream scores."""
 
@@ -95,18 +105,9 @@ class Step:
     # Step 0
 
     def source_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
-        view = self._source()
-        rows = self._gather(view, batch)
-        query = self._query(rows)
-        loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
-            query.detach(),
-            self.model.candidates(view.entities),
-            batch.tails,
-            weight=self.entity_weights,
-            **self._streaming(),
-        )
-        gradients = self._new_gradients(grad_entities)
-        loss = loss + self._supervised(view, batch, rows, query, grad_query, gradients)
+        source = self._encode(self._source(), batch)
+        loss, grad_query, gradients = self._cross_entropy(source)
+        loss = loss + self._supervised(source, grad_query, gradients)
         self._apply(self.optimizer, gradients)
         return loss, gradients
 
@@ -114,109 +115,87 @@ class Step:
 
     def inner_step(self, batch: Batch) -> tuple[Tensor, Gradients]:
         """Step 1's loss and its gradient g with respect to the pruned tables."""
-        source, pruned = self._source(), self._pruned()
-        rows = self._gather(pruned, batch)
-        query = self._query(rows)
-        with torch.no_grad():
-            teacher = self._query(self._gather(source, batch))
-        loss, grad_query, grad_entities = kernels.inner_distillation(
-            teacher,
-            query.detach(),
-            self.model.candidates(source.entities),
-            self._candidate_mask(),
-            batch.tails,
-            *self._distillation(),
-            weight=self.entity_weights,
-            pruned=self._quantized(pruned),
-            **self._streaming(),
-        )
-        gradients = self._new_gradients(grad_entities)
-        penalty, added = self._regularizer(rows)
-        self._backward(pruned, batch, rows, [(query, grad_query)], gradients, added)
-        return loss + penalty, gradients
+        source, pruned = self._encode(self._source(), batch), self._encode(self._pruned(), batch)
+        return self._learn(source, pruned)
 
     def meta_step(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
         """Returns the student's loss, the quiz loss and the meta gradient of the source."""
-        student_loss, quiz_loss, v = self._learn_and_quiz(batch, quiz)
-        source, pruned, inner_lr = self._source(), self._pruned(), self.config.train.inner_lr
-        # zdot's query: the product rule along v, since the encoder is linear in head and in
-        # relation.
-        rows, along = (
-            self._gather(pruned, batch),
-            self._gather(View(v.entities, v.relations, self._masks()), batch),
-        )
-        with torch.no_grad():
-            query = self._query(rows)
-            tangent = self.model.scoring.query(along.head, rows.relation)
-            tangent += self.model.scoring.query(rows.head, along.relation)
-        rows = self._gather(source, batch)
-        teacher = self._query(rows)
+        source, pruned = self._encode(self._source(), batch), self._encode(self._pruned(), batch)
+        student_loss, quiz_loss, v = self._learn_and_quiz(source, pruned, quiz)
+        along = self._gather(View(v.entities, v.relations, self._masks()), batch)
+        with torch.no_grad():  # the product rule: the encoder is linear in head and in relation
+            tangent = self.model.scoring.query(along.head, pruned.rows.relation)
+            tangent += self.model.scoring.query(pruned.rows.head, along.relation)
         grad_query, grad_entities = kernels.meta_gradient(
-            teacher.detach(),
-            query,
+            source.query.detach(),
+            pruned.query.detach(),
             tangent,
-            self.model.candidates(source.entities),
+            self.model.candidates(source.view.entities),
             self.model.candidates(v.entities),
             self._candidate_mask(),
             *self._distillation(),
-            inner_lr=inner_lr,
-            pruned=self._quantized(pruned),
+            inner_lr=self.config.train.inner_lr,
+            pruned=self._quantized(pruned.view),
             **self._streaming(),
         )
         gradients = self._new_gradients(grad_entities)
-        self._backward(source, batch, rows, [(teacher, grad_query)], gradients)
+        self._backward(source, [(source.query, grad_query)], gradients)
         self._apply(self.meta_optimizer, gradients)
         return student_loss, quiz_loss, gradients
 
-    def _learn_and_quiz(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
-        """The student's loss, the quiz loss at P' = P - inner_lr * mask * g, and its gradient v."""
-        student_loss, g = self.inner_step(batch)
-        pruned, masks = self._pruned(), self._masks()
-        rate = self.config.train.inner_lr
-        stepped = View(
-            kernels.apply_mask(pruned.entities, masks[0]).sub_(g.entities, alpha=rate),
-            kernels.apply_mask(pruned.relations, masks[1]).sub_(g.relations, alpha=rate),
-        )
-        del g  # as large as the tables
-        rows = self._gather(stepped, quiz)
-        query = self._query(rows)
-        quiz_loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
-            query.detach(),
-            self.model.candidates(stepped.entities),
-            quiz.tails,
+    def _learn(self, source: Encoded, pruned: Encoded) -> tuple[Tensor, Gradients]:
+        loss, grad_query, grad_entities = kernels.inner_distillation(
+            source.query.detach(),
+            pruned.query.detach(),
+            self.model.candidates(source.view.entities),
+            self._candidate_mask(),
+            pruned.batch.tails,
+            *self._distillation(),
             weight=self.entity_weights,
+            pruned=self._quantized(pruned.view),
             **self._streaming(),
         )
-        v = self._new_gradients(grad_entities)
-        self._backward(stepped, quiz, rows, [(query, grad_query)], v)
+        gradients = self._new_gradients(grad_entities)
+        penalty, added = self._regularizer(pruned.rows)
+        self._backward(pruned, [(pruned.query, grad_query)], gradients, added)
+        return loss + penalty, gradients
+
+    def _learn_and_quiz(
+        self, source: Encoded, pruned: Encoded, quiz: Batch
+    ) -> tuple[Tensor, Tensor, Gradients]:
+        """The student's loss, the quiz loss at P' = P - inner_lr * mask * g, and its gradient v."""
+        student_loss, g = self._learn(source, pruned)
+        masks, rate = self._masks(), self.config.train.inner_lr
+        stepped = View(
+            kernels.apply_mask(pruned.view.entities, masks[0]).sub_(g.entities, alpha=rate),
+            kernels.apply_mask(pruned.view.relations, masks[1]).sub_(g.relations, alpha=rate),
+        )
+        del g  # as large as the tables
+        student = self._encode(stepped, quiz)
+        quiz_loss, grad_query, v = self._cross_entropy(student)
+        self._backward(student, [(student.query, grad_query)], v)
         return student_loss, quiz_loss, v
 
     # Step 3
 
     def mutual_step(self, batch: Batch) -> tuple[Tensor, Tensor, Gradients]:
-        source, pruned = self._source(), self._pruned()
-        source_rows, pruned_rows = self._gather(source, batch), self._gather(pruned, batch)
-        source_query, pruned_query = self._query(source_rows), self._query(pruned_rows)
+        source, pruned = self._encode(self._source(), batch), self._encode(self._pruned(), batch)
         loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = (
             kernels.mutual_distillation(
-                source_query.detach(),
-                pruned_query.detach(),
-                self.model.candidates(source.entities),
+                source.query.detach(),
+                pruned.query.detach(),
+                self.model.candidates(source.view.entities),
                 self._candidate_mask(),
                 batch.tails,
                 *self._distillation(),
                 weight=self.entity_weights,
-                pruned=self._quantized(pruned),
+                pruned=self._quantized(pruned.view),
                 **self._streaming(),
             )
         )
         gradients = self._new_gradients(grad_entities)
-        loss_source = loss_source + self._supervised(
-            source, batch, source_rows, source_query, grad_source, gradients
-        )
-        loss_pruned = loss_pruned + self._supervised(
-            pruned, batch, pruned_rows, pruned_query, grad_pruned, gradients
-        )
+        loss_source = loss_source + self._supervised(source, grad_source, gradients)
+        loss_pruned = loss_pruned + self._supervised(pruned, grad_pruned, gradients)
         self._apply(self.optimizer, gradients)
         return loss_source, loss_pruned, gradients
 
@@ -253,8 +232,20 @@ class Step:
             leaf.requires_grad_()
         return rows
 
-    def _query(self, rows: Rows) -> Tensor:
-        return self.model.scoring.query(rows.head, rows.relation)
+    def _encode(self, view: View, batch: Batch) -> Encoded:
+        rows = self._gather(view, batch)
+        return Encoded(view, batch, rows, self.model.scoring.query(rows.head, rows.relation))
+
+    def _cross_entropy(self, model: Encoded) -> tuple[Tensor, Tensor, Gradients]:
+        """Cross entropy over entities: (loss, gradient of the queries, gradients of the tables)."""
+        loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
+            model.query.detach(),
+            self.model.candidates(model.view.entities),
+            model.batch.tails,
+            weight=self.entity_weights,
+            **self._streaming(),
+        )
+        return loss, grad_query, self._new_gradients(grad_entities)
 
     def _regularizer(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The penalty, and its gradients with respect to the rows."""
@@ -267,18 +258,11 @@ class Step:
             value, gradients = penalty(rows.head, rows.relation, rows.tail)
             return value * scale, tuple(gradient.mul_(scale) for gradient in gradients)
 
-    def _supervised(
-        self,
-        view: View,
-        batch: Batch,
-        rows: Rows,
-        query: Tensor,
-        grad_query: Tensor,
-        gradients: Gradients,
-    ) -> Tensor:
+    def _supervised(self, model: Encoded, grad_query: Tensor, gradients: Gradients) -> Tensor:
         """Adds the gradients of a model's query, regulariser and relation prediction."""
+        view, batch, rows = model.view, model.batch, model.rows
         loss, added = self._regularizer(rows)
-        outputs = [(query, grad_query)]
+        outputs = [(model.query, grad_query)]
         weight = self.config.relation_prediction.weight
         if weight > 0:
             relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
@@ -297,14 +281,12 @@ class Step:
             outputs.append((relation_query, grad_relation_query * weight))
             gradients.relations.add_(grad_relations, alpha=weight)
             loss = loss + weight * relation_loss
-        self._backward(view, batch, rows, outputs, gradients, added)
+        self._backward(model, outputs, gradients, added)
         return loss
 
     def _backward(
         self,
-        view: View,
-        batch: Batch,
-        rows: Rows,
+        model: Encoded,
         outputs: list[tuple[Tensor, Tensor]],
         gradients: Gradients,
         added: tuple[Tensor, ...] = (),
@@ -313,6 +295,7 @@ class Step:
 
         `added` are gradients of the rows (head, relation, tail) that are known already.
         """
+        view, batch, rows = model.view, model.batch, model.rows
         leaves = [rows.head, rows.relation, rows.tail]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             [output for output, _ in outputs],

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from metasd.errors import InputError, nearest
 
-
 Penalty = tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
 """A regulariser's value and its gradients with respect to the head, relation and tail rows."""
 

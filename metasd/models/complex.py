@@ -19,5 +19,5 @@ class ComplEx(Scoring):
         return torch.cat([a * c + b * d, a * d - b * c], dim=1)
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Real and imaginary parts; unbind, since its gradient is one copy where chunk's is five."""
+        """Real and imaginary parts (unbind: its gradient is one copy, where chunk's is five)."""
         return rows.view(-1, 2, self.rank).unbind(dim=1)
