@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -427,6 +428,7 @@ def test_pykeen_is_read_without_importing_it(
     write_folder(package / "datasets" / "kinships")
     (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pykeen", raising=False)
     assert load_graph("Kinship").name == "kinships"
     assert ("kinships", "pykeen", str(package / "datasets" / "kinships")) in known_graphs()
 

@@ -71,6 +71,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
         text=True,
         timeout=600,
         check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])
