@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 class ModelConfig(_Section):
     name: str = Field("complex", description="complex, distmult, cp, rescal")
-    rank: int = Field(128, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
+    rank: int = Field(256, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
 
     @field_validator("name")
     @classmethod
@@ -50,7 +50,7 @@ class TrainConfig(_Section):
 
 class RegularizerConfig(_Section):
     name: Literal["dura", "n3", "none"] = "dura"
-    weight: float = Field(0.05, ge=0)
+    weight: float = Field(0.1, ge=0)
 
 
 class RelationPredictionConfig(_Section):
