@@ -1,6 +1,7 @@
 """The command line: `metasd train`, `resume`, `evaluate`, `predict`, `report`, `info`, ..."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +43,13 @@ def main() -> None:
         app()
     except InputError as error:
         _stop(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        _stop("not enough memory; `metasd train --dry-run` says what a configuration needs", 2)
     except OSError as error:
         _stop(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)
     except KeyboardInterrupt:

@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 class ModelConfig(_Section):
     name: str = Field("complex", description="complex, distmult, cp, rescal")
-    rank: int = Field(256, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
+    rank: int = Field(200, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
 
     @field_validator("name")
     @classmethod
@@ -33,7 +33,7 @@ class TrainConfig(_Section):
         "metasd",
         description="the method; without the meta step; with neither teacher; without pruning",
     )
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(15, ge=1)
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
     lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")

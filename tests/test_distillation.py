@@ -20,11 +20,14 @@ def settings_of(exchange: tuple[float, float, float]) -> dict[str, float]:
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("shape", kc.SHAPES, ids=str)
 @pytest.mark.parametrize("kind", kc.MASKS)
-def test_fp64_is_the_definition(name: str, shape: tuple[int, int, int], kind: str) -> None:
-    ours, definition = kc.LOSSES[name]
+@pytest.mark.parametrize("quantised", [False, True])
+def test_fp64_is_the_definition(
+    name: str, shape: tuple[int, int, int], kind: str, quantised: bool
+) -> None:
     for exchange in EXCHANGES:
-        c = kc.case(*shape, mask=kind, weighted=True, **settings_of(exchange)).to(torch.float64)
-        kc.assert_close(ours(c), definition(c), 1e-9)
+        options = settings_of(exchange)
+        c = kc.case(*shape, mask=kind, weighted=True, quantised=quantised, **options)
+        kc.assert_is_definition(name, c)
 
 
 @pytest.mark.parametrize("name", BOTH)

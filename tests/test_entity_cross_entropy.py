@@ -17,8 +17,8 @@ from metasd import kernels
 def test_fp64_is_the_definition(
     shape: tuple[int, int, int], kind: str, weighted: bool, quantised: bool
 ) -> None:
-    c = kc.case(*shape, mask=kind, weighted=weighted, quantised=quantised).to(torch.float64)
-    kc.assert_close(kc.cross_entropy_of(c), kc.cross_entropy_by_autograd(c), 1e-9)
+    c = kc.case(*shape, mask=kind, weighted=weighted, quantised=quantised)
+    kc.assert_is_definition("cross_entropy", c)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

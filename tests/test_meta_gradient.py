@@ -24,8 +24,7 @@ def test_fp64_is_a_double_backward_through_the_inner_loss(
 ) -> None:
     for exchange in EXCHANGES:
         c = kc.case(*shape, mask=kind, quantised=quantised, **settings_of(exchange))
-        c = c.to(torch.float64)
-        kc.assert_close(kc.meta_of(c), kc.meta_by_autograd(c), 1e-9)
+        kc.assert_is_definition("meta", c)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=str)
