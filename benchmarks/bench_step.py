@@ -40,7 +40,7 @@ def in_process(contender: str, options: list[str], settings: dict[str, str]) -> 
 
 def test_step(benchmark: Any, record: Any, quick: bool) -> None:
     options = ["--entities", "2000", "--rank", "16", "--batch", "200", "--quiz", "200"] * quick
-    rounds, repeats = (1, 2) if quick else (3, 7)
+    rounds, repeats = (1, 2) if quick else (2, 5)
     shape = parser().parse_args(["metasd", *options])
     # Rivals take turns, each in a process of its own, so that a busy moment hits all of them.
     found: dict[str, list[dict[str, float]]] = {name: [] for name in RIVALS}

@@ -1,5 +1,6 @@
 """The command line: `metasd train`, `resume`, `evaluate`, `predict`, `report`, `info`, ..."""
 
+import io
 import json
 import os
 import sys
@@ -39,6 +40,8 @@ GraphName = Annotated[
 
 def main() -> None:
     """Runs the command line; a mistake in the input is one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label is never worth a crash
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except InputError as error:
@@ -192,6 +195,12 @@ def predict(
         pruned=False if source else None,
         known=known,
     )
+    if len(answers) > 1 and answers[0][1] == answers[-1][1]:
+        print(
+            "note: all of these have the same score, so their order means nothing; the model is "
+            "too small or too little trained (--source asks the source)",
+            file=sys.stderr,
+        )
     if as_json:
         print(json.dumps([{"label": label, "score": score} for label, score in answers], indent=1))
         return
@@ -213,7 +222,10 @@ def report(
 
 
 @app.command()
-def info(run: Annotated[Path, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+def info(
+    run: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")],
+    as_json: Json = False,
+) -> None:
     """What a model is: sizes, density, and how well it did."""
     from .report import summary_rows
 
@@ -331,4 +343,6 @@ def _print_rows(rows: list[list[str]]) -> None:
         table.add_column(name, justify="left" if i == 0 else "default", overflow="fold")
     for row in body:
         table.add_row(*(str(cell) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False).print(table)
+    Console(
+        soft_wrap=sys.stdout is None or not sys.stdout.isatty(), highlight=False, markup=False
+    ).print(table)

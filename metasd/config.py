@@ -20,7 +20,9 @@ class _Section(BaseModel):
 
 class ModelConfig(_Section):
     name: str = Field("complex", description="complex, distmult, cp, rescal")
-    rank: int = Field(200, ge=1, description="coordinates of an entity (ComplEx: complex ones)")
+    rank: int = Field(
+        200, ge=1, le=1 << 16, description="coordinates of an entity (ComplEx: complex ones)"
+    )
 
     @field_validator("name")
     @classmethod
@@ -42,7 +44,7 @@ class TrainConfig(_Section):
     quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
     quiz_held_out: bool = Field(False, description="leave the quiz out of training")
     quiz_batch_size: int | None = Field(None, ge=1, description="default: batch_size")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for score blocks")
     device: Literal["auto", "cpu"] = "auto"

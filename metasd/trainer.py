@@ -87,7 +87,7 @@ def resume(
         folder.check_graph(graph)
     with _lock(folder):
         trainer = Trainer(graph, config, folder)
-        if folder.last.exists():
+        if folder.last.exists() or folder.best.exists() or folder.read_history():
             trainer.restore(Checkpoint.load(folder.last))
         if settings:
             config.save(folder.config)
@@ -406,6 +406,11 @@ class Trainer:
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{self.folder.last}: incomplete ({error})") from None
         position, settings = self.position, self.config.train
+        if position.epoch > settings.epochs:
+            raise InputError(
+                f"train.epochs = {settings.epochs}, but {self.folder.path} has "
+                f"{position.epoch} already"
+            )
         position.stopped = (
             position.epoch >= settings.epochs
             or position.total_steps >= (settings.max_steps or sys.maxsize)

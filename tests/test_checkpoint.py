@@ -43,6 +43,19 @@ def test_a_missing_best_model_is_said(folder: RunFolder) -> None:
         Run.load(folder.path)
 
 
+def test_a_lost_checkpoint_does_not_start_the_run_over(folder: RunFolder) -> None:
+    folder.last.unlink()
+    before = folder.best.read_bytes()
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        resume(folder.path)
+    assert folder.best.read_bytes() == before
+
+
+def test_epochs_cannot_be_taken_back(folder: RunFolder) -> None:
+    with pytest.raises(InputError, match=r"train\.epochs = 1, but .* has 2 already"):
+        resume(folder.path, ["train.epochs=1"])
+
+
 def test_another_graph_is_refused(folder: RunFolder, tmp_path: Path) -> None:
     other = load_graph("families:121")
     with pytest.raises(InputError, match="trained on another graph"):
