@@ -45,6 +45,7 @@ def both(
         dense.Settings(
             RANK,
             regularizer=config.regularizer.name,
+            regularizer_weight=config.regularizer.weight,
             temperature=config.distill.temperature,
             forward_weight=config.distill.forward_weight,
             backward_weight=config.distill.backward_weight,
@@ -112,7 +113,11 @@ def test_bf16_products_are_as_exact_as_eager_ones() -> None:
     eager = dense.DenseMetaSD(
         half.model.entities,
         half.model.relations,
-        dense.Settings(RANK, product_dtype=torch.bfloat16),
+        dense.Settings(
+            RANK,
+            product_dtype=torch.bfloat16,
+            regularizer_weight=half.config.regularizer.weight,
+        ),
         *(kernels.unpack_mask(m, 2 * RANK) for m in half.model.masks or ()),
         half.entity_weights,
     )
