@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,11 +36,14 @@ def test_an_unknown_name_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(("wanted", "used"), [("portable", "portable"), ("avx9", kc.ISAS[0])])
-def test_environment_chooses_and_unknown_names_are_passed_over(wanted: str, used: str) -> None:
+def test_environment_chooses_and_unknown_names_are_passed_over(
+    wanted: str, used: str, tmp_path: Path
+) -> None:
     program = "import metasd._C as c; print(c.isa())"
     result = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"METASD_ISA": wanted},
+        cwd=tmp_path,  # not beside the sources, which hold no built module
         capture_output=True,
         text=True,
         check=True,
