@@ -15,7 +15,7 @@ from .models import Scoring
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -88,7 +88,9 @@ class EvalConfig(_Section):
             f"{m}.{k}" for m in ("pruned", "source") for k in ("mrr", "hits@1", "hits@3", "hits@10")
         ]
         if metric not in known:
-            raise ValueError(f"must be one of {', '.join(known)}{nearest(metric, known)}")
+            raise ValueError(
+                f"must be one of {', '.join(known)}; got {metric!r}{nearest(metric, known)}"
+            )
         return metric
 
 
@@ -214,6 +216,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        key = next((k for k, _ in _flatten({key: first["input"]})), key)
         keys = [k for k, _ in _flatten(_schema_defaults())]
         last = {k.rpartition(".")[2]: k for k in keys}
         close = nearest(key, keys)
@@ -225,12 +228,10 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key:
         return message
-    got = first["input"]
-    return (
-        f"{key}: {message[0].lower()}{message[1:]}; got {got!r}"
-        if "got" not in message
-        else message
-    )
+    got = f"got {first['input']!r}"
+    if got not in message:
+        message = f"{message[0].lower()}{message[1:]}; {got}"
+    return message if key in message else f"{key}: {message}"
 
 
 def _schema_defaults() -> dict[str, Any]:

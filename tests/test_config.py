@@ -52,9 +52,13 @@ def test_dense_is_chosen_by_its_only_model() -> None:
         ("prune.fraction=1.5", "prune.fraction: .*less than 1; got 1.5"),
         ("train=3", "train is a section"),
         ("model.name=complx", 'did you mean "complex"'),
-        ("eval.metric=mrr", 'did you mean "pruned.mrr"'),
+        ("eval.metric=mrr", "eval.metric: .*got 'mrr'; did you mean \"pruned.mrr\""),
         ("epochs", "written key=value"),
-        ("train.lr=nan", "train.lr"),
+        ("train.lr=nan", "train.lr: .*; got nan"),
+        ("regularizer.weight=.inf", "regularizer.weight: .*finite number; got inf"),
+        ("model.rank=1.5", "model.rank: .*valid integer.*; got 1.5"),
+        ("model.name=[cp]", r"model.name: .*valid string; got \['cp'\]"),
+        ("trian.epochs=3", 'unknown setting trian.epochs; did you mean "train.epochs"'),
     ],
 )
 def test_a_mistake_is_one_clear_line(setting: str, message: str) -> None:
