@@ -147,6 +147,7 @@ def load_graph(
 
     A folder holds ``train``, ``valid`` and ``test`` as .txt or .tsv (also .gz) or .parquet, and may
     hold ``entity_labels.tsv`` (``id<TAB>label``). Text is UTF-8, tab-separated, without header.
+    Labels hold no NUL and, in .parquet, neither tabs nor line breaks.
 
     Args:
         name_or_path: what to load; with a slash in it, it is only ever a path.
@@ -161,7 +162,7 @@ def load_graph(
     """
     if sorted(columns) != ["h", "r", "t"]:
         raise InputError(f'columns must be a permutation of "hrt", such as "htr"; got "{columns}"')
-    if len(split) != 3 or min(split) < 0 or split[0] == 0 or abs(sum(split) - 1) > 1e-6:
+    if len(split) != 3 or min(split) < 0 or split[0] == 0 or not abs(sum(split) - 1) <= 1e-6:
         raise InputError(f"split must be three shares that sum to 1, the first not 0; got {split}")
     text = os.fspath(name_or_path)
     path = Path(text).expanduser()
@@ -211,6 +212,8 @@ def _find_by_name(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
         return pykeen / _canonical(name)
     places = ", ".join(map(str, searched)) or "no data folder is given and METASD_DATA is not set"
     names = [known.name for known in known_graphs(data_dir)]
+    plain = {_canonical(known) for known in names}
+    names += [alias for alias, full in _ALIASES.items() if full in plain]
     raise InputError(f'no graph "{name}"{nearest(name, names)} (searched: {places})')
 
 
@@ -230,7 +233,7 @@ def _data_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
 def _graph_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _file_of(path, "train"))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _files_of(path, "train"))
 
 
 def _pykeen_folder() -> Path | None:
@@ -257,13 +260,15 @@ def _from_families(text: str, seed: int) -> Graph:
 
 
 def _from_folder(folder: Path, columns: str) -> Graph:
-    files = {name: _file_of(folder, name) for name in SPLITS}
-    splits = {}
-    for name, path in files.items():
-        if path is None:
+    files = {name: _files_of(folder, name) for name in SPLITS}
+    for name, found in files.items():
+        if not found:
             wanted = ", ".join(_SUFFIXES[:-1])
             raise InputError(f"{folder}: no {name} file ({name}{wanted} or {_SUFFIXES[-1]})")
-        splits[name] = read_triples(path, columns)
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise InputError(f"{folder}: {names} are both there; which one is {name}? keep one")
+    splits = {name: read_triples(found[0], columns) for name, found in files.items()}
     labels = folder / "entity_labels.tsv"
     human = read_text(labels, ("id", "label")) if labels.exists() else None
     return _build(folder.resolve().name, splits, human)
@@ -285,9 +290,9 @@ def _from_file(path: Path, columns: str, split: tuple[float, float, float], seed
     )
 
 
-def _file_of(folder: Path, split: str) -> Path | None:
+def _files_of(folder: Path, split: str) -> list[Path]:
     paths = (folder / (split + suffix) for suffix in _SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
+    return [path for path in paths if path.is_file()]
 
 
 def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | None = None) -> Graph:
@@ -307,6 +312,8 @@ def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | Non
         triples[split] = _sorted_unique(ids, len(entities), len(relations))
         if dropped := len(ids) - len(triples[split]):
             notes.append(f"{split}: {dropped} duplicate triples dropped")
+    if shared := _shared_with_train(triples, len(entities), len(relations)):
+        notes.append(f"{shared} triples are in train, too; they count")
     raw_labels: list[str] = entities.to_pylist()
     labels: dict[str, str] = {}
     if human:
@@ -323,6 +330,15 @@ def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | Non
         test=triples["test"],
         notes=tuple(notes),
     )
+
+
+def _shared_with_train(triples: dict[str, IntArray], *sizes: int) -> str:
+    """Such as "3 valid and 1 test", or nothing; each split has no duplicates."""
+    shared = {}
+    for name in SPLITS[1:]:
+        both = np.concatenate([triples["train"], triples[name]])
+        shared[name] = len(both) - len(_sorted_unique(both, *sizes))
+    return " and ".join(f"{count} {name}" for name, count in shared.items() if count)
 
 
 def _sorted_labels(columns: Sequence[Column]) -> pa.Array:

@@ -16,7 +16,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from metasd.errors import InputError
-from metasd.vocabulary import check_labels
 
 
 class Column(NamedTuple):
@@ -57,8 +56,8 @@ def read_text(path: Path, fields: Sequence[str]) -> dict[str, Column]:
         line = _first_bad_line(path, data, len(fields))
         raise InputError(line or f"{path}: {str(error).splitlines()[0]}") from None
     columns = {name: _column(table[name]) for name in fields}
-    if any(pc.any(pc.equal(column.labels, "")).as_py() for column in columns.values()):
-        raise InputError(_first_bad_line(path, data, len(fields)) or f"{path}: a field is empty")
+    if any(pc.any(_bad(column.labels)).as_py() for column in columns.values()):
+        raise InputError(_first_bad_line(path, data, len(fields)) or f"{path}: a bad field")
     return columns
 
 
@@ -76,13 +75,16 @@ def _read_parquet(path: Path, fields: Sequence[str]) -> dict[str, Column]:
     if not table.num_rows:
         raise InputError(f"{path}: the file has no triples")
     for name in fields:
-        empty = pc.fill_null(pc.equal(table[name], ""), True)
-        if (row := pc.index(empty, True).as_py()) >= 0:
-            raise InputError(f"{path}: row {row + 1}: {name} is empty")
-    columns = {name: _column(table[name].dictionary_encode()) for name in fields}
-    for name, column in columns.items():
-        check_labels(column.labels.to_pylist(), f"{path}: {name}")
-    return columns
+        if (row := pc.index(pc.fill_null(_bad(table[name]), True), True).as_py()) >= 0:
+            label = table[name][row].as_py()
+            what = f"{label!r} holds a tab, a line break or NUL" if label else "is empty"
+            raise InputError(f"{path}: row {row + 1}: {name} {what}")
+    return {name: _column(table[name].dictionary_encode()) for name in fields}
+
+
+def _bad(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Which of them are empty, or could not be written in a line of a file with tabs."""
+    return pc.match_substring_regex(labels, r"^$|[\t\n\r\x00]")
 
 
 def _column(column: pa.ChunkedArray) -> Column:
@@ -118,4 +120,6 @@ def _first_bad_line(path: Path, data: bytes, width: int) -> str:
             line.decode()
         except UnicodeDecodeError:
             return f"{path}: line {number}: not UTF-8 text"
+        if b"\0" in line:
+            return f"{path}: line {number}: a label holds NUL"
     return ""

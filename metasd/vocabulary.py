@@ -86,14 +86,14 @@ class Vocabulary:
         empty for those without one.
 
         Raises:
-            InputError: a label holds a tab or a line break.
+            InputError: a label holds a tab, a line break or NUL.
         """
         entities = self.entities
         if self.entity_labels:
             human = [self.entity_labels.get(raw, "") for raw in entities]
-            check_labels(human, "human label")
-        check_labels(entities, "entity")
-        check_labels(self.relations, "relation")
+            _check_labels(human, "human label")
+        _check_labels(entities, "entity")
+        _check_labels(self.relations, "relation")
         lines = [f"{i}\t{raw}" for i, raw in enumerate(entities)]
         if self.entity_labels:
             lines = [f"{line}\t{label}" for line, label in zip(lines, human, strict=True)]
@@ -135,7 +135,7 @@ def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
     return labels, human
 
 
-def check_labels(labels: Sequence[str], what: str) -> None:
+def _check_labels(labels: Sequence[str], what: str) -> None:
     for label in labels:
-        if "\t" in label or "\n" in label or "\r" in label:
-            raise InputError(f"{what} {label!r} holds a tab or a line break")
+        if any(mark in label for mark in "\t\n\r\0"):
+            raise InputError(f"{what} {label!r} holds a tab, a line break or NUL")

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import importlib.util
 import json
+import math
 import os
 import random
 import sys
@@ -177,6 +178,11 @@ def test_duplicates_are_dropped_and_noted(tmp_path: Path) -> None:
     assert graph.notes == ("train: 2 duplicate triples dropped",)
 
 
+def test_triples_that_are_in_train_too_are_noted(tmp_path: Path) -> None:
+    graph = load_graph(write_folder(tmp_path, valid=[*VALID, TRAIN[0]], test=[*TEST, *TRAIN[:2]]))
+    assert graph.notes == ("1 valid and 2 test triples are in train, too; they count",)
+
+
 def test_unseen_entities_and_relations_are_kept_and_counted(tmp_path: Path) -> None:
     valid = [*VALID, ("ada", "hates", "bo")]
     test = [*TEST, ("dan", "likes", "ada"), ("ada", "likes", "eve")]
@@ -241,7 +247,9 @@ def test_single_file_shares(tmp_path: Path) -> None:
         load_graph(tmp_path / "two.tsv")
 
 
-@pytest.mark.parametrize("split", [(0.9, 0.1), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1)])
+@pytest.mark.parametrize(
+    "split", [(0.9, 0.1), (0.5, 0.2, 0.2), (0.0, 0.5, 0.5), (1.2, -0.1, -0.1), (math.nan, 0.5, 0.5)]
+)
 def test_bad_shares(split: tuple[float, float, float]) -> None:
     with pytest.raises(InputError, match="three shares that sum to 1"):
         load_graph("families", split=split)
@@ -279,6 +287,7 @@ def test_source_loads_the_graph_again(tmp_path: Path, monkeypatch: pytest.Monkey
         (b"a\tr\tb\na\t\tb\n", "line 2: field 2 is empty"),
         (b"a\tr\tb\na\tr\t\r\n", "line 2: field 3 is empty"),
         (b"a\tr\tb\na\tr\t\xff\xfe\n", "line 2: not UTF-8 text"),
+        (b"a\tr\tb\na\tr\0\tb\n", "line 2: a label holds NUL"),
         ("a\tr\tb\n".encode("utf-16"), "line 1: not UTF-8 text"),
     ],
 )
@@ -317,13 +326,21 @@ def test_missing_split(tmp_path: Path) -> None:
         load_graph(folder)
 
 
+def test_two_files_of_one_split(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    (folder / "test.parquet").write_bytes(b"")
+    with pytest.raises(InputError, match=r": test\.txt and test\.parquet are both there"):
+        load_graph(folder)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         (pa.table({"a": ["x"], "b": ["y"]}), "2 columns, wanted 3"),
         (pa.table({"a": ["x", None], "b": ["y", "y"], "c": ["z", "z"]}), "row 2: head is empty"),
         (pa.table({"a": ["x"], "b": ["y"], "c": [""]}), "row 1: tail is empty"),
-        (pa.table({"a": ["x"], "b": ["y\ny"], "c": ["z"]}), "holds a tab or a line break"),
+        (pa.table({"a": ["x"], "b": ["y\ny"], "c": ["z"]}), "row 1: relation 'y.*a line break or"),
+        (pa.table({"a": ["x", "x\0"], "b": ["y", "y"], "c": ["z", "z"]}), "row 2: head .* or NUL"),
         (pa.table({"a": [["x"]], "b": ["y"], "c": ["z"]}), "not a Parquet file of text columns"),
         (
             pa.table({"a": [], "b": [], "c": []}).cast(
@@ -409,6 +426,9 @@ def test_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError) as error:
         load_graph("WN18R")
     assert str(error.value) == f'no graph "WN18R"; did you mean "WN18RR"? (searched: {tmp_path})'
+    write_folder(tmp_path / "FB15k-237")
+    with pytest.raises(InputError, match='no graph "fb238"; did you mean "fb237"'):
+        load_graph("fb238")
     with pytest.raises(InputError, match='no graph ""'):
         load_graph("")
     with pytest.raises(InputError, match=r"nowhere: no such data folder$"):
@@ -522,7 +542,7 @@ def test_vocabulary_round_trip(labelled: Graph, tmp_path: Path) -> None:
 
 
 LABELS = st.lists(
-    st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1),
+    st.text(st.characters(exclude_characters="\t\n\r\0", exclude_categories=["Cs"]), min_size=1),
     min_size=1,
     unique=True,
 )
@@ -540,8 +560,8 @@ def test_vocabulary_keeps_any_label(
 
 
 def test_bad_vocabulary(tmp_path: Path) -> None:
-    for bad in ("a\tb", "a\nb", "a\rb"):
-        with pytest.raises(InputError, match="holds a tab or a line break"):
+    for bad in ("a\tb", "a\nb", "a\rb", "a\0b"):
+        with pytest.raises(InputError, match="holds a tab, a line break or NUL"):
             Vocabulary(entities=["a"], relations=[bad]).save_vocabulary(tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"entities\.tsv: No such file"):
