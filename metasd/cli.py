@@ -101,11 +101,14 @@ def train(
     from .config import preset as preset_of
     from .graph import load_graph
     from .plan import plan
+    from .run import RunFolder
 
     settings = preset_of(preset)
     if config is not None:
         settings = settings.override(Config.read(config))
     settings = settings.override(set_ or [])
+    if run is not None and not dry_run:
+        RunFolder(run).check_new()
     data = load_graph(graph, data_dir, columns=columns, split=_shares(split))
     if dry_run:
         _print_record(plan(data, settings), as_json)

@@ -1,5 +1,6 @@
 """Filtered ranking metrics of a model on a split, for the source and for the pruned model."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from metasd import kernels
 
 from .errors import InputError
-from .graph import Graph
+from .graph import Graph, as_graph
 from .known import KnownAnswers
 from .model import Model
 
@@ -19,7 +20,7 @@ _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers 
 
 def evaluate(
     model: Model,
-    graph: Graph,
+    graph: Graph | str | os.PathLike[str],
     split: str = "test",
     pruned: bool = True,
     *,
@@ -35,6 +36,7 @@ def evaluate(
     ValueError.
 
     Args:
+        graph: the graph, or its name or path.
         pruned: the pruned model, or else its source.
         precision: of the score products; fp32 unless told otherwise, since bf16 makes ties.
         known: `graph.known()`, if the caller has it already.
@@ -47,6 +49,7 @@ def evaluate(
         the relations by training triples, most frequent first); `by_relation`, by relation label,
         each with its number of `train` triples.
     """
+    graph = as_graph(graph)
     check_fits(model, graph)
     triples = graph.split(split)
     if len(triples) == 0:

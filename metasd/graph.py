@@ -186,6 +186,11 @@ def load_graph(
     return dataclasses.replace(graph, source=source)
 
 
+def as_graph(graph: Graph | str | os.PathLike[str]) -> Graph:
+    """The graph itself, or what ``load_graph`` loads by that name or path."""
+    return graph if isinstance(graph, Graph) else load_graph(graph)
+
+
 def known_graphs(data_dir: str | os.PathLike[str] | None = None) -> list[KnownGraph]:
     """Every graph that ``load_graph`` would find by name, in the order in which it looks."""
     size = f"{families.DEFAULT_ENTITIES} entities; families:N for another size"

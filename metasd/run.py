@@ -32,16 +32,25 @@ class RunFolder:
         self.best = self.checkpoints / "best.safetensors"
         self.events = self.path / "events"
 
-    def create(self, graph: Graph, config: Config) -> None:
-        """Makes the folder with configuration and vocabulary, all at once or not at all.
-
-        A path that already has something in it is never written to.
-        """
+    def check_new(self) -> None:
+        """InputError if `create` could not make the folder: to be asked before any work is done."""
+        if not self.path.name:
+            raise InputError(f'a run folder needs a name of its own; got "{self.path}"')
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(
                 f"{self.path} already exists; continue it with `metasd resume {self.path}`, "
                 "or give another --run"
             )
+        above = next(path for path in self.path.absolute().parents if path.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            why = "may not be written to" if above.is_dir() else "is not a folder"
+            raise InputError(f"{self.path}: cannot be made ({above} {why})")
+
+    def create(self, graph: Graph, config: Config) -> None:
+        """Makes the folder with configuration and vocabulary, all at once or not at all.
+
+        A path that already has something in it is never written to.
+        """
         new = RunFolder(self.path.with_name(f".{self.path.name}.new{os.getpid()}"))
         try:
             new.checkpoints.mkdir(parents=True)

@@ -3,11 +3,12 @@
 import fcntl
 import json
 import math
+import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from .errors import InputError
 from .evaluation import evaluate
 from .events import Events
 from .files import write_text
-from .graph import Graph
+from .graph import Graph, as_graph
 from .model import Model, draw_masks
 from .models import Scoring
 from .progress import Progress
@@ -39,11 +40,16 @@ class Interrupted(Exception):
     """Training was asked to stop; a checkpoint holds everything up to the last whole step."""
 
 
-def train(graph: Graph, config: Config | None = None, run_dir: str | Path | None = None) -> Run:
+def train(
+    graph: Graph | str | os.PathLike[str],
+    config: Config | Mapping[str, Any] | None = None,
+    run_dir: str | Path | None = None,
+) -> Run:
     """Trains a source and a pruned model on a graph and evaluates both.
 
     Args:
-        config: every setting; by default the preset `small`.
+        graph: the graph, or its name or path (see `load_graph`).
+        config: every setting, or those that differ from the preset `small`, by dotted key.
         run_dir: the run folder, which must not exist yet; by default the first free
             `runs/<graph>-<n>`.
 
@@ -54,8 +60,11 @@ def train(graph: Graph, config: Config | None = None, run_dir: str | Path | None
         InputError: the folder exists, the graph is too small, a loss became NaN, the disk is full.
         Interrupted: SIGINT or SIGTERM; `resume` continues to the same weights.
     """
-    config = config or Config()
+    if not isinstance(config, Config):
+        config = Config().override(config or {})
+    graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
+    folder.check_new()
     trainer = Trainer(graph, config, folder)
     folder.create(graph, config)
     with _lock(folder):
@@ -65,7 +74,7 @@ def train(graph: Graph, config: Config | None = None, run_dir: str | Path | None
 def resume(
     run_dir: str | Path,
     settings: Sequence[str] = (),
-    graph: Graph | None = None,
+    graph: Graph | str | os.PathLike[str] | None = None,
     data_dir: str | Path | None = None,
 ) -> Run:
     """Continues a run from its last checkpoint, to the same weights as if it had never stopped.
@@ -84,6 +93,7 @@ def resume(
     if graph is None:
         graph = folder.load_graph(data_dir)
     else:
+        graph = as_graph(graph)
         folder.check_graph(graph)
     with _lock(folder):
         trainer = Trainer(graph, config, folder)

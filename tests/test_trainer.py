@@ -12,8 +12,9 @@ import torch
 from metasd import kernels
 from metasd.config import Config
 from metasd.errors import InputError
+from metasd.evaluation import evaluate
 from metasd.graph import Graph
-from metasd.run import Run
+from metasd.run import Run, RunFolder
 from metasd.step import Step
 from metasd.trainer import Interrupted, resume, split_quiz, train
 
@@ -211,6 +212,33 @@ def test_an_existing_folder_is_left_alone(
     with pytest.raises(InputError, match="already exists"):
         train(small_graph, quick, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "a file/run"])
+def test_a_folder_that_cannot_be_is_refused_before_any_work(
+    small_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    monkeypatch.setattr("metasd.trainer.Trainer", None)
+    with pytest.raises(InputError, match=r"needs a name|cannot be made \(.*a file is not a folder"):
+        train(small_graph, None, name)
+
+
+def test_a_folder_that_may_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"run: cannot be made \(.* may not be written to\)"):
+        RunFolder(tmp_path / "new" / "run").check_new()
+
+
+def test_graphs_and_settings_may_be_given_by_name(quick: Config, tmp_path: Path) -> None:
+    run = train("families:120", quick.flat(), tmp_path / "run")
+    assert run.config == quick
+    assert evaluate(run.model, "families:120") == run.metrics["test"]["pruned"]
+    with pytest.raises(InputError, match="trained on another graph"):
+        resume(run.path, graph="families:121")
 
 
 def test_a_folder_is_trained_in_once_at_a_time(
