@@ -230,8 +230,6 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What a model is: sizes, density, and how well it did."""
-    from .report import summary_rows
-
     loaded = _load(run)
     model = loaded.model
     weights = model.entities.numel() + model.relations.numel()
@@ -244,14 +242,15 @@ def info(
         "values of the pruned model": model.values,
         "bytes of dense fp32 tables": 4 * weights,
         "epochs": len(loaded.history),
-        "finished": bool(loaded.metrics),
+        "finished": bool(loaded.metrics)
+        and loaded.metrics["protocol"]["epochs"] >= len(loaded.history),
     }
     if as_json:
         print(json.dumps({**record, "metrics": loaded.metrics}, indent=1))
         return
     _print_record(record, as_json)
     if loaded.metrics:
-        _print_rows(summary_rows(loaded.metrics))
+        _print_metrics(loaded.metrics)
 
 
 @app.command()
@@ -275,7 +274,6 @@ def env(as_json: Json = False) -> None:
 
 
 def _train(start: Any, path: Path, as_json: bool) -> None:
-    from .report import summary_rows
     from .trainer import Interrupted
 
     try:
@@ -285,8 +283,23 @@ def _train(start: Any, path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(finished.metrics, indent=1))
         return
-    _print_rows(summary_rows(finished.metrics))
+    _print_metrics(finished.metrics)
     print(f"run folder: {finished.path}")
+
+
+def _print_metrics(metrics: dict[str, Any]) -> None:
+    from .report import summary_rows
+
+    header, *rows = summary_rows(metrics)
+    if not rows:
+        print("nothing to evaluate: the graph has no valid and no test triples")
+        return
+    _print_rows([header, *rows])
+    protocol = metrics["protocol"]
+    print(
+        f"after epoch {protocol['best_epoch']} of {protocol['epochs']} "
+        f"(chosen by: {protocol['chosen_by']})"
+    )
 
 
 def _describe(graph: "Graph", path: Path) -> None:

@@ -78,6 +78,26 @@ def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None
     assert json.loads(out)["protocol"]["epochs"] == 3
 
 
+def test_the_table_says_of_which_epoch_it_is(metasd: Command, folder: Path) -> None:
+    said = "after epoch 1 of 3 (chosen by: valid pruned.mrr)"
+    still = ["train.epochs=3", "eval.every=1", "train.lr=1e-9", "train.meta_lr=1e-9"]
+    every = [word for setting in still for word in ("--set", setting)]
+    assert said in metasd("train", folder, *QUICK, *every, "--run", "x")[1]
+    assert said.replace("3", "4") in metasd("resume", "x", "--set", "train.epochs=4")[1]
+    assert said.replace("3", "4") in metasd("info", "x")[1]
+    with Path("x", "history.jsonl").open("a") as file:  # as by another epoch, not evaluated yet
+        file.write('{"epoch": 5}\n')
+    assert json.loads(metasd("info", "x", "--json")[1])["finished"] is False
+
+
+def test_a_graph_without_valid_and_test(metasd: Command, folder: Path) -> None:
+    file = folder / "train.txt"
+    code, out, _ = metasd("train", file, "--split", "1,0,0", *QUICK, "--run", "x")
+    assert code == 0
+    assert "nothing to evaluate: the graph has no valid and no test triples" in out
+    assert metasd("train", "--split", "nan,0.5,0.5")[0] == 2
+
+
 def test_runs_are_numbered_when_not_named(metasd: Command, folder: Path) -> None:
     for number in (1, 2):
         assert metasd("train", folder, *QUICK)[0] == 0
