@@ -1,6 +1,10 @@
-"""A training state as one safetensors file: written whole or not at all, never unpickled."""
+"""A training state as one safetensors file: written whole or not at all, never unpickled.
+
+Its metadata hold `metasd` (JSON: state, and a CRC-32 of every tensor) and the `crc32` of that text.
+"""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +32,16 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Raises InputError when the disk is full; the old checkpoint then stays as it was."""
-        metadata = {"metasd": json.dumps({"format": FORMAT, **self.state})}
+        sums = {name: _crc32(tensor) for name, tensor in self.tensors.items()}
+        text = json.dumps({"format": FORMAT, "crc32": sums, **self.state})
+        metadata = {"metasd": text, "crc32": str(zlib.crc32(text.encode()))}
         try:
             write_atomically(path, lambda temporary: save_file(self.tensors, temporary, metadata))
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"{path}: could not be written ({error}); the checkpoint before it is kept"
-            ) from None
+            kept = (
+                "the checkpoint before it is kept" if path.exists() else "there is none before it"
+            )
+            raise InputError(f"{path}: could not be written ({error}); {kept}") from None
 
     @staticmethod
     def load(path: Path, only: tuple[str, ...] | None = None) -> "Checkpoint":
@@ -43,15 +50,28 @@ class Checkpoint:
             raise InputError(f"{path}: there is no checkpoint")
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads((file.metadata() or {})["metasd"])
-                names = [n for n in file.keys() if only is None or n in only]  # noqa: SIM118
+                metadata = file.metadata() or {}
+                if str(zlib.crc32(metadata["metasd"].encode())) != metadata["crc32"]:
+                    raise ValueError("the checksum of its state is wrong")
+                state = json.loads(metadata["metasd"])
+                sums = state.pop("crc32")
+                names = [name for name in sums if only is None or name in only]
                 # Copies: training must not run on a mapped file, nor at its alignment.
                 tensors = {name: file.get_tensor(name).clone() for name in names}
+            for name, tensor in tensors.items():
+                if _crc32(tensor) != sums[name]:
+                    raise ValueError(f"the checksum of {name} is wrong")
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise InputError(f"{path}: damaged or not a checkpoint of metasd ({error})") from None
         if state.get("format") != FORMAT:
             raise InputError(f"{path}: format {state.get('format')}; this version reads {FORMAT}")
         return Checkpoint(tensors, state)
+
+
+def _crc32(tensor: Tensor) -> int:
+    """Of type, shape and bytes: a header that was changed is noticed, too."""
+    data = tensor.cpu().numpy()
+    return zlib.crc32(data.data, zlib.crc32(f"{data.dtype} {data.shape}".encode()))
 
 
 MODEL_TENSORS = ("entities", "relations", "entity_mask", "relation_mask")

@@ -36,6 +36,18 @@ def test_a_truncated_checkpoint_is_refused(folder: RunFolder, size: int) -> None
         resume(folder.path)
 
 
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    tensors = {"x": torch.arange(12.0).reshape(3, 4), "n": torch.tensor(7, dtype=torch.int32)}
+    Checkpoint(tensors, {"loss": 0.5}).save(path)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in (1, 64):
+            path.write_bytes(data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :])
+            with pytest.raises(InputError, match=r"c\.safetensors: damaged"):
+                Checkpoint.load(path)
+
+
 def test_a_missing_best_model_is_said(folder: RunFolder) -> None:
     folder.best.unlink()
     folder.last.unlink()
@@ -81,14 +93,18 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
     try:
-        with pytest.raises(
-            InputError, match=r"could not be written .*the checkpoint before it is kept"
-        ):
+        with pytest.raises(InputError, match=r"could not be written .*the checkpoint before it is kept"):
             Checkpoint({"x": torch.ones(100_000)}, {}).save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert Checkpoint.load(path).tensors["x"].shape == (10,)
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_full_disk_at_the_first_checkpoint(tmp_path: Path) -> None:
+    missing = tmp_path / "no folder" / "c.safetensors"
+    with pytest.raises(InputError, match=r"could not be written .*; there is none before it"):
+        Checkpoint({}, {}).save(missing)
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:
