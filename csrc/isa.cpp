@@ -10,6 +10,7 @@
 #include <immintrin.h>
 #endif
 
+#include "fused.h"
 #include "parallel.h"
 #include "passes.h"
 
@@ -17,7 +18,7 @@
 #define METASD_INLINE static inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
-  {name, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate, accumulate_transposed, scatter_add}
+  {name, false, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate, accumulate_transposed, scatter_add}
 
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -92,6 +93,14 @@ namespace {
 const Passes* find(const char* name) {
 #ifdef METASD_X86
   __builtin_cpu_init();
+  if (!std::strcmp(name, "amx")) {
+    static const Passes with_tiles = [] {
+      Passes passes = avx512bf16::kPasses;
+      passes.isa = "amx", passes.fused = true;
+      return passes;
+    }();
+    return find("avx512bf16") && fused_supported() ? &with_tiles : nullptr;
+  }
   const bool half = !std::strcmp(name, "avx512bf16");
   if (half && !__builtin_cpu_supports("avx512bf16")) return nullptr;
   if (half || !std::strcmp(name, "avx512"))
@@ -109,7 +118,7 @@ const Passes* find(const char* name) {
 const Passes* best() {
   if (const char* wanted = std::getenv("METASD_ISA"))
     if (const Passes* found = find(wanted)) return found;
-  for (const char* name : {"avx512bf16", "avx512", "avx2"})
+  for (const char* name : {"amx", "avx512bf16", "avx512", "avx2"})
     if (const Passes* found = find(name)) return found;
   return &portable::kPasses;
 }

@@ -10,6 +10,7 @@
 
 #include <tuple>
 
+#include "fused.h"
 #include "passes.h"
 #include "topk_mask.h"
 
@@ -30,6 +31,27 @@ using TableTuple = std::tuple<Address, Address, int64_t, int64_t, int64_t>;
 MaskedTable table_of(const TableTuple& t) {
   const auto& [weights, mask, rows, cols, stride] = t;
   return {at<float>(weights), at<uint32_t>(mask), rows, cols, stride};
+}
+
+using LeftTuple = std::tuple<Address, Address>;
+using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
+
+FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
+                     int64_t queries, int64_t entities, int64_t width, Address targets,
+                     Address weight, float scale, Address stats, int threads) {
+  FusedArgs args{};
+  for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
+    const auto& [rows, grad] = lefts[i];
+    args.lefts[i] = {at<float>(rows), at<float>(grad)};
+  }
+  for (size_t i = 0; i < rights.size() && i < 3; ++i) {
+    const auto& [table, mask, grad, grad_mask, add] = rights[i];
+    args.rights[i] = {at<float>(table), at<uint32_t>(mask), at<float>(grad), at<uint32_t>(grad_mask), add};
+  }
+  args.queries = queries, args.entities = entities, args.width = width;
+  args.targets = at<int64_t>(targets), args.weight = at<float>(weight), args.scale = scale;
+  args.stats = at<float>(stats), args.threads = threads;
+  return args;
 }
 
 bool keep_freed_memory() {
@@ -98,6 +120,31 @@ PYBIND11_MODULE(_C, m) {
     passes().meta({at<void>(zs), at<void>(zp), at<void>(zdot), half, rows, cols, stride, scale,
                    temperature, forward_weight, backward_weight, at<float>(stats), phase, threads});
   }, unlocked);
+  m.def("fused", [] { return passes().fused; },
+        "Whether whole losses run on tile registers (AMX) in the instruction set in use.");
+  m.def("fused_cross_entropy",
+        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
+           int64_t entities, int64_t width, Address targets, Address weight, float scale,
+           Address stats, int threads) {
+          fused_cross_entropy(fused_args(lefts, rights, queries, entities, width, targets, weight,
+                                         scale, stats, threads));
+        }, unlocked);
+  m.def("fused_distillation",
+        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
+           int64_t entities, int64_t width, Address targets, Address weight, float scale,
+           Address stats, int threads, float temperature, float difference_weight,
+           float logarithm_weight) {
+          fused_distillation(fused_args(lefts, rights, queries, entities, width, targets, weight,
+                                        scale, stats, threads),
+                             {temperature, difference_weight, logarithm_weight});
+        }, unlocked);
+  m.def("fused_meta",
+        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
+           int64_t entities, int64_t width, float scale, Address stats, int threads,
+           float temperature, float forward_weight, float backward_weight) {
+          fused_meta(fused_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, threads),
+                     {temperature, forward_weight, backward_weight});
+        }, unlocked);
   m.def("rank", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride, int64_t offset,
                    Address scores, Address targets, Address indptr, Address indices, Address greater,
                    Address equal, int threads) {

@@ -110,6 +110,7 @@ struct ScatterArgs {
 
 struct Passes {
   const char* isa;
+  bool fused;  // whole losses on tile registers (fused.h), beside the passes
   void (*cross_entropy)(const CrossEntropyArgs&);
   void (*distillation)(const DistillationArgs&);
   void (*meta)(const MetaArgs&);

@@ -18,6 +18,7 @@ from ._checks import (
     check_table,
     check_weight,
 )
+from ._fused import address, is_fused, left, right
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
 from .entity_cross_entropy import check_pruned, cross_entropy_of, mean_cross_entropy
 from .topk_mask import apply_mask
@@ -218,21 +219,11 @@ def _cpu(
     check_range("targets", targets, entities.shape[0])
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
-    source = Scores(
-        operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
-    )
+    table_mask = mask if pruned is None else None
     grad_source, grad_entities = entities.new_empty(0), entities.new_empty(0)
     if mutual:
         grad_source, grad_entities = torch.empty_like(q_source), torch.empty_like(entities)
-        source.grad_left, source.grad_right = grad_source, grad_entities
     grad_pruned, grad_kept = torch.empty_like(q_pruned), torch.empty_like(entities)
-    student = Scores(
-        operand("student_queries", q_pruned, None, dtype),
-        operand("student_entities", table, mask if pruned is None else None, dtype),
-        grad_pruned,
-        grad_kept,
-        mask,
-    )
     batch = q_source.shape[0]
     row_weight = None if weight is None else weight[targets]
     statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(batch, 1)
@@ -261,7 +252,37 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    stream([source, student], row_pass, score_memory)
+    if is_fused(q_source, entities, dtype):
+        _C.fused_distillation(
+            [left(q_source, grad_source if mutual else None), left(q_pruned, grad_pruned)],
+            [
+                right(entities, None, grad_entities if mutual else None),
+                right(table, table_mask, grad_kept, mask),
+            ],
+            *(batch, *entities.shape),
+            targets.data_ptr(),
+            address(row_weight),
+            1 / batch,
+            statistics.data_ptr(),
+            torch.get_num_threads(),
+            temperature,
+            by_difference,
+            by_log,
+        )
+    else:
+        source = Scores(
+            operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
+        )
+        if mutual:
+            source.grad_left, source.grad_right = grad_source, grad_entities
+        student = Scores(
+            operand("student_queries", q_pruned, None, dtype),
+            operand("student_entities", table, table_mask, dtype),
+            grad_pruned,
+            grad_kept,
+            mask,
+        )
+        stream([source, student], row_pass, score_memory)
     max_s, max_p, sum_s, sum_p, sum_st, sum_pt, moment_s, moment_p, y_s, y_p = statistics.unbind(1)
     shift = (max_s - max_p) / temperature + sum_st.log() - sum_pt.log()
     kl_sp = (moment_s / sum_st - shift).sum() / max(batch, 1)

@@ -15,6 +15,7 @@ from ._checks import (
     check_table,
     check_weight,
 )
+from ._fused import address, is_fused, left, right
 from ._stream import (
     DEFAULT_SCORE_MEMORY,
     Scores,
@@ -148,13 +149,7 @@ def _cpu(
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     grad_queries, grad_entities = torch.empty_like(queries), torch.empty_like(entities)
-    scores = Scores(
-        operand("queries", queries, None, dtype),
-        operand("entities", table, mask if pruned is None else None, dtype),
-        grad_queries,
-        grad_entities,
-        mask,
-    )
+    table_mask = mask if pruned is None else None
     batch = queries.shape[0]
     row_weight = None if weight is None else weight[targets]
     statistics = torch.tensor([-torch.inf, 0.0, 0.0]).repeat(batch, 1)
@@ -175,7 +170,26 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    stream([scores], row_pass, score_memory)
+    if is_fused(queries, entities, dtype):
+        _C.fused_cross_entropy(
+            [left(queries, grad_queries)],
+            [right(table, table_mask, grad_entities, mask)],
+            *(batch, *entities.shape),
+            targets.data_ptr(),
+            address(row_weight),
+            1 / batch,
+            statistics.data_ptr(),
+            torch.get_num_threads(),
+        )
+    else:
+        scores = Scores(
+            operand("queries", queries, None, dtype),
+            operand("entities", table, table_mask, dtype),
+            grad_queries,
+            grad_entities,
+            mask,
+        )
+        stream([scores], row_pass, score_memory)
     maximum, total, target = statistics.unbind(1)
     loss = mean_cross_entropy(maximum, total, target, row_weight)
     return loss, grad_queries, grad_entities

@@ -6,6 +6,7 @@ from torch import Tensor
 from metasd import _C
 
 from ._checks import check_distillation, check_mask, check_streaming, check_table
+from ._fused import is_fused, left, right
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, joined, operand, product_dtype, stream
 from .entity_cross_entropy import check_pruned
 from .topk_mask import apply_mask
@@ -138,16 +139,6 @@ def _cpu(
     student = (entities, mask) if pruned is None else (pruned, None)
     batch, width = q_source.shape
     grad_source, grad_entities = torch.empty_like(q_source), torch.empty_like(entities)
-    source = Scores(
-        operand("queries", q_source, None, dtype),
-        operand("entities", entities, None, dtype),
-        grad_source,
-        grad_entities,
-    )
-    # [dq | q] @ [table | v].T is zdot in one product, and its halves serve the student's scores.
-    left = joined("student_queries", [(dq_pruned, None), (q_pruned, None)], dtype)
-    right = joined("student_entities", [student, (dentities, mask)], dtype)
-    scores = [source, Scores(left[:, width:], right[:, :width]), Scores(left, right)]
     statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 4).repeat(batch, 1)
 
     def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
@@ -168,7 +159,30 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    stream(scores, row_pass, score_memory)
+    if is_fused(q_source, entities, dtype):
+        _C.fused_meta(
+            [left(q_source, grad_source), left(q_pruned), left(dq_pruned)],
+            [right(entities, None, grad_entities), right(*student), right(dentities, mask)],
+            *(batch, *entities.shape),
+            inner_lr / temperature**2 / batch,
+            statistics.data_ptr(),
+            torch.get_num_threads(),
+            temperature,
+            forward_weight,
+            backward_weight,
+        )
+    else:
+        source = Scores(
+            operand("queries", q_source, None, dtype),
+            operand("entities", entities, None, dtype),
+            grad_source,
+            grad_entities,
+        )
+        # [dq | q] @ [table | v].T is zdot in one product; its halves serve the student's scores.
+        queries = joined("student_queries", [(dq_pruned, None), (q_pruned, None)], dtype)
+        tables = joined("student_entities", [student, (dentities, mask)], dtype)
+        pruned_scores = Scores(queries[:, width:], tables[:, :width])
+        stream([source, pruned_scores, Scores(queries, tables)], row_pass, score_memory)
     return grad_source, grad_entities
 
 

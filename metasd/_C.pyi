@@ -61,6 +61,51 @@ def meta(
     phase: int,
     threads: int,
 ) -> None: ...
+def fused() -> bool: ...
+
+_Lefts = list[tuple[int, int]]
+_Rights = list[tuple[int, int, int, int, bool]]
+
+def fused_cross_entropy(
+    lefts: _Lefts,
+    rights: _Rights,
+    queries: int,
+    entities: int,
+    width: int,
+    targets: int,
+    weight: int,
+    scale: float,
+    stats: int,
+    threads: int,
+) -> None: ...
+def fused_distillation(
+    lefts: _Lefts,
+    rights: _Rights,
+    queries: int,
+    entities: int,
+    width: int,
+    targets: int,
+    weight: int,
+    scale: float,
+    stats: int,
+    threads: int,
+    temperature: float,
+    difference_weight: float,
+    logarithm_weight: float,
+) -> None: ...
+def fused_meta(
+    lefts: _Lefts,
+    rights: _Rights,
+    queries: int,
+    entities: int,
+    width: int,
+    scale: float,
+    stats: int,
+    threads: int,
+    temperature: float,
+    forward_weight: float,
+    backward_weight: float,
+) -> None: ...
 def rank(
     z: int,
     half: bool,

@@ -17,8 +17,13 @@ SHAPES = [(1, 2, 1), (1, 37, 5), (3, 1031, 33), (17, 250, 64), (64, 1024, 32), (
 """(rows, entities, width): one, odd, prime, powers of two, a row short of or past a vector."""
 
 MASKS = ["none", "ones", "zeros", "random"]
-ISAS = [name for name in ("avx512bf16", "avx512", "avx2", "portable") if _C.isa_supported(name)]
+ISAS = [
+    name for name in ("amx", "avx512bf16", "avx512", "avx2", "portable") if _C.isa_supported(name)
+]
 """What this processor has, the widest first: the one in use unless told otherwise."""
+
+STREAMING = next(name for name in ISAS if name != "amx")
+"""The widest in which losses in bf16 pass through blocks of scores."""
 
 
 def table(

@@ -15,6 +15,13 @@ from metasd.kernels import _stream
 LARGE = (150, 2503, 19)
 """Three row blocks and three entity blocks at the least memory."""
 
+
+@pytest.fixture(autouse=True)
+def _no_tiles() -> Iterator[None]:
+    with kc.isa(kc.STREAMING):
+        yield
+
+
 sizes = st.integers(0, 5000) | st.integers(0, 10**7)
 memories = st.integers(1, 1 << 33) | st.sampled_from([1, 1 << 10, 1 << 20])
 
