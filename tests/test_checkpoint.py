@@ -93,7 +93,9 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
     try:
-        with pytest.raises(InputError, match=r"could not be written .*the checkpoint before it is kept"):
+        with pytest.raises(
+            InputError, match=r"could not be written .*the checkpoint before it is kept"
+        ):
             Checkpoint({"x": torch.ones(100_000)}, {}).save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
