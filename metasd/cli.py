@@ -126,13 +126,14 @@ def resume(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Such as train.epochs=50; repeatable."),
     ] = None,
+    graph: GraphName = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, to the same weights as if it had never stopped."""
     from . import trainer
 
-    _train(lambda: trainer.resume(run, set_ or [], data_dir=data_dir), run, as_json)
+    _train(lambda: trainer.resume(run, set_ or [], graph, data_dir), run, as_json)
 
 
 @app.command()
@@ -148,7 +149,7 @@ def evaluate(
     from .report import summary_rows
 
     loaded = _load(run)
-    data = _graph_of(loaded, graph, data_dir)
+    data = loaded.graph(data_dir, graph)
     models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
     found = {
         split: {
@@ -180,6 +181,7 @@ def predict(
     keep_known: Annotated[
         bool, typer.Option("--keep-known", help="Do not leave out triples of the graph.")
     ] = False,
+    graph: GraphName = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +189,7 @@ def predict(
     from .prediction import predict as predict_entities
 
     loaded = _load(model)
-    known = None if keep_known else loaded.graph(data_dir).known()
+    known = None if keep_known else loaded.graph(data_dir, graph).known()
     answers = predict_entities(
         loaded.model,
         loaded.vocabulary,
@@ -238,8 +240,8 @@ def info(
         "entities": model.num_entities,
         "relations": model.num_relations,
         "weights": weights,
-        "density of the pruned model": round(model.density(), 6),
-        "values of the pruned model": model.values,
+        "density of the pruned model": round(model.density(), 6) if model.masks else None,
+        "values of the pruned model": model.values if model.masks else None,
         "bytes of dense fp32 tables": 4 * weights,
         "epochs": len(loaded.history),
         "finished": bool(loaded.metrics)
@@ -280,6 +282,9 @@ def _train(start: Any, path: Path, as_json: bool) -> None:
         finished: Run = start()
     except Interrupted as stopped:
         _stop(f"{stopped}; continue with `metasd resume {path}`", 130)
+    except KeyboardInterrupt:
+        begun = (path / "config.yaml").exists()
+        _stop("interrupted" + f"; continue with `metasd resume {path}`" * begun, 130)
     if as_json:
         print(json.dumps(finished.metrics, indent=1))
         return
@@ -321,12 +326,6 @@ def _load(path: Path) -> "Run":
     from .run import Run
 
     return Run.load(path)
-
-
-def _graph_of(run: "Run", name: str | None, data_dir: Path | None) -> "Graph":
-    from .graph import load_graph
-
-    return load_graph(name, data_dir) if name else run.graph(data_dir)
 
 
 def _shares(text: str) -> tuple[float, float, float]:

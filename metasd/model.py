@@ -93,6 +93,21 @@ class Model:
         return kept / (self.entities.numel() + self.relations.numel())
 
 
+def check_fraction(model: Model, prune_fraction: float, granularity: str) -> None:
+    """InputError if masks of this granularity would keep nothing."""
+    entities, relations = model.entities, model.relations
+    total, what = {
+        "weight": (entities.numel() + relations.numel(), "weights"),
+        "row": (min(entities.shape[1], relations.shape[1]), "weights of a row"),
+        "column": (model.scoring.rank, "coordinates"),
+    }[granularity]
+    if math.ceil(prune_fraction * total) >= total:
+        raise InputError(
+            f"prune.fraction = {prune_fraction} with prune.granularity = {granularity} keeps none "
+            f"of {total} {what}"
+        )
+
+
 def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[Tensor, Tensor]:
     """The magnitude masks of both tables, by `prune.granularity`: weight, row or column."""
     if granularity == "column":

@@ -91,10 +91,15 @@ class RunFolder:
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def load_graph(self, data_dir: str | Path | None = None) -> Graph:
-        """The graph that the run was trained on; another one under its name is refused."""
+    def load_graph(self, data_dir: str | Path | None = None, moved: str | None = None) -> Graph:
+        """The graph that the run was trained on; another one under its name is refused.
+
+        `moved`: its name or path, if that is no longer what it was.
+        """
         description = self._graph_description()
         source = dict(description["source"] or {})
+        if moved is not None:
+            source["name_or_path"] = moved
         if not source:
             raise InputError(
                 f"{self.path} was trained on a graph made in memory ({description['name']}), which "
@@ -102,7 +107,11 @@ class RunFolder:
             )
         if data_dir is not None:
             source["data_dir"] = data_dir
-        graph = load_graph(**source)
+        try:
+            graph = load_graph(**source)
+        except InputError as error:
+            hint = "" if moved else f"; say by --graph where the graph of {self.path} is now"
+            raise InputError(f"{error}{hint}") from None
         self.check_graph(graph)
         return graph
 
@@ -157,9 +166,9 @@ class Run:
                 raise InputError(f"{folder.metrics}: damaged") from None
         return Run(folder.path, config, vocabulary, model, folder.read_history(), metrics)
 
-    def graph(self, data_dir: str | Path | None = None) -> Graph:
-        """The graph that the run was trained on, read again from where it came."""
-        return RunFolder(self.path).load_graph(data_dir)
+    def graph(self, data_dir: str | Path | None = None, moved: str | None = None) -> Graph:
+        """The graph that the run was trained on, read again from where it came or moved to."""
+        return RunFolder(self.path).load_graph(data_dir, moved)
 
     def predict(
         self,

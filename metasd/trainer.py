@@ -1,5 +1,6 @@
 """The trainer: epochs of steps, masks, validation, checkpoints, and how a run is resumed."""
 
+import contextlib
 import fcntl
 import json
 import math
@@ -9,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -29,7 +29,7 @@ from .evaluation import evaluate
 from .events import Events
 from .files import write_text
 from .graph import Graph, as_graph
-from .model import Model, draw_masks
+from .model import Model, check_fraction, draw_masks
 from .models import Scoring
 from .progress import Progress
 from .run import Run, RunFolder
@@ -74,7 +74,7 @@ def train(
 def resume(
     run_dir: str | Path,
     settings: Sequence[str] = (),
-    graph: Graph | str | os.PathLike[str] | None = None,
+    graph: Graph | str | None = None,
     data_dir: str | Path | None = None,
 ) -> Run:
     """Continues a run from its last checkpoint, to the same weights as if it had never stopped.
@@ -82,7 +82,8 @@ def resume(
     Args:
         settings: `key=value` changes to `train.epochs`, `train.max_steps`, `eval.every`,
             `eval.patience`, `checkpoint.*`; everything else makes the weights what they are.
-        graph: needed only if the run's graph cannot be loaded again by its name.
+        graph: the run's graph, or its new name or path; needed only if it cannot be loaded again
+            as it was.
     """
     folder = RunFolder(run_dir)
     folder.require()
@@ -90,11 +91,10 @@ def resume(
     config = stored.override(settings)
     if changed := [k for k, v in config.flat().items() if v != stored.flat()[k] and not _free(k)]:
         raise InputError(f"{', '.join(changed)} cannot change within a run; start a new one")
-    if graph is None:
-        graph = folder.load_graph(data_dir)
-    else:
-        graph = as_graph(graph)
+    if isinstance(graph, Graph):
         folder.check_graph(graph)
+    else:
+        graph = folder.load_graph(data_dir, graph)
     with _lock(folder):
         trainer = Trainer(graph, config, folder)
         if folder.last.exists() or folder.best.exists() or folder.read_history():
@@ -157,6 +157,8 @@ class Trainer:
             config.train.seed,
             config.prune.values,
         )
+        if config.train.objective != "dense":
+            check_fraction(self.model, config.prune.fraction, config.prune.granularity)
         self.position = Position()
         self._start_step()
 
@@ -283,6 +285,8 @@ class Trainer:
         metrics: dict[str, Any] = {}
         for split in ("valid", "test"):
             if len(self.graph.split(split)):
+                if self._signals.received:
+                    raise Interrupted("stopped before the evaluation")
                 metrics[split] = {
                     name: self._evaluate(split, name == "pruned", f"{split} {name}")
                     for name in self._models()
@@ -470,7 +474,7 @@ def peak_memory() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
-@contextmanager
+@contextlib.contextmanager
 def _lock(folder: RunFolder) -> Iterator[None]:
     """One process a run folder; the system lets go of the lock however the process ends."""
     with (folder.path / ".lock").open("w") as file:
@@ -499,6 +503,8 @@ class _Signals:
         if self.received:
             raise KeyboardInterrupt
         self.received = True
+        with contextlib.suppress(OSError):  # print may not be called from here
+            os.write(2, b"\nmetasd: stopping after this step; once more to stop at once\n")
 
     def __exit__(
         self,

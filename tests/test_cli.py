@@ -90,6 +90,52 @@ def test_the_table_says_of_which_epoch_it_is(metasd: Command, folder: Path) -> N
     assert json.loads(metasd("info", "x", "--json")[1])["finished"] is False
 
 
+def test_a_graph_that_was_moved_or_changed(metasd: Command, folder: Path) -> None:
+    moved, columns = folder.with_name("moved"), ("--columns", "trh")
+    assert metasd("train", folder, *QUICK, *columns, "--run", "x")[0] == 0
+    folder.rename(moved)
+    commands = [
+        ("evaluate", "x"),
+        ("resume", "x"),
+        ("predict", "x", "--tail", "ada", "-r", "knows"),
+    ]
+    for command in commands:
+        code, _, err = metasd(*command)
+        assert code == 2
+        assert "no such file or folder; say by --graph where the graph of x is now" in err
+        assert metasd(*command, "--graph", moved)[0] == 0
+    with (moved / "train.txt").open("a") as file:
+        file.write("ada\tlikes\tmilk\n")
+    for command in commands:
+        code, _, err = metasd(*command, "--graph", moved)
+        assert code == 2
+        assert "trained on another graph" in err
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_interrupt_says_how_to_go_on(
+    metasd: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"metasd.trainer.Trainer.{'run' if begun else '__init__'}", interrupted)
+    code, _, err = metasd("train", folder, *QUICK, "--run", "x")
+    assert code == 130
+    assert err == "metasd: interrupted" + "; continue with `metasd resume x`" * begun + "\n"
+
+
+def test_a_dense_run_has_no_pruned_model(metasd: Command, folder: Path) -> None:
+    dense = ["--set", "train.objective=dense"]
+    assert metasd("train", folder, *QUICK, *dense, "--run", "x")[0] == 0
+    info = json.loads(metasd("info", "x", "--json")[1])
+    assert info["density of the pruned model"] is info["values of the pruned model"] is None
+    for command in (["evaluate"], ["report"], ["predict", "--head", "ada", "-r", "likes"]):
+        code, out, err = metasd(command[0], "x", *command[1:])
+        assert (code, err) == (0, "")
+        assert "pruned" not in out
+
+
 def test_a_graph_without_valid_and_test(metasd: Command, folder: Path) -> None:
     file = folder / "train.txt"
     code, out, _ = metasd("train", file, "--split", "1,0,0", *QUICK, "--run", "x")
@@ -118,6 +164,7 @@ def test_env_and_datasets(metasd: Command) -> None:
     code, out, _ = metasd("env", "--json")
     assert code == 0
     assert json.loads(out)["compiled"]["instruction_set"] in (
+        "amx",
         "avx512bf16",
         "avx512",
         "avx2",

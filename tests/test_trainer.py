@@ -241,6 +241,41 @@ def test_graphs_and_settings_may_be_given_by_name(quick: Config, tmp_path: Path)
         resume(run.path, graph="families:121")
 
 
+@pytest.mark.parametrize(
+    ("granularity", "fraction", "of"),
+    [
+        ("weight", 0.99999, "2880 weights"),
+        ("row", 0.95, "16 weights of a row"),
+        ("column", 0.9, "8"),
+    ],
+)
+def test_a_mask_that_keeps_nothing_is_refused(
+    small_graph: Graph, quick: Config, tmp_path: Path, granularity: str, fraction: float, of: str
+) -> None:
+    config = quick.override({"prune.granularity": granularity, "prune.fraction": fraction})
+    with pytest.raises(InputError, match=rf"prune\.fraction = {fraction} .* keeps none of {of}"):
+        train(small_graph, config, tmp_path / "run")
+    train(small_graph, config.override(["train.objective=dense"]), tmp_path / "run")
+
+
+def test_a_signal_during_the_last_evaluation(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metasd import trainer
+
+    finish = trainer.Trainer._finish
+
+    def signalled(self: trainer.Trainer) -> Run:
+        os.kill(os.getpid(), signal.SIGINT)
+        return finish(self)
+
+    monkeypatch.setattr(trainer.Trainer, "_finish", signalled)
+    with pytest.raises(Interrupted, match="stopped before the evaluation"):
+        train(small_graph, quick, tmp_path / "run")
+    monkeypatch.undo()
+    assert resume(tmp_path / "run").metrics["protocol"]["epochs"] == 2
+
+
 def test_a_folder_is_trained_in_once_at_a_time(
     small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
