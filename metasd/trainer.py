@@ -99,6 +99,8 @@ def resume(
         trainer = Trainer(graph, config, folder)
         if folder.last.exists() or folder.best.exists() or folder.read_history():
             trainer.restore(Checkpoint.load(folder.last))
+            if trainer.position.best is not None:  # the last evaluation needs it: look now
+                Checkpoint.load(folder.best, MODEL_TENSORS)
         if settings:
             config.save(folder.config)
         return trainer.run()

@@ -55,6 +55,16 @@ def test_a_missing_best_model_is_said(folder: RunFolder) -> None:
         Run.load(folder.path)
 
 
+def test_a_damaged_best_model_is_found_before_any_step(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = folder.best.read_bytes()
+    folder.best.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    monkeypatch.setattr("metasd.trainer.Trainer.run", None)
+    with pytest.raises(InputError, match=r"best\.safetensors: damaged .*checksum"):
+        resume(folder.path, ["train.epochs=9"])
+
+
 def test_a_lost_checkpoint_does_not_start_the_run_over(folder: RunFolder) -> None:
     folder.last.unlink()
     before = folder.best.read_bytes()
