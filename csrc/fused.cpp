@@ -20,6 +20,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "parallel.h"
 #include "passes.h"
@@ -94,7 +95,8 @@ METASD_INLINE void store_tiles(float* c00, float* c01, float* c10, float* c11) {
   _tile_stored(3, c11, 64);
 }
 // Adds a (32, 32 steps) times b (32 steps, 32). Both are pairs of runs of tiles: a's upper and lower
-// rows, b's left and right columns; b's tiles stand `b_step` numbers apart.
+// rows, b's left and right columns; b's tiles stand `b_step` numbers apart. (Row passes between these
+// instructions would not hide behind them: loads of tiles wait for the stores of vectors.)
 METASD_INLINE void multiply_tiles(const bf16* a0, const bf16* a1, const bf16* b0, const bf16* b1,
                                   int64_t b_step, int64_t steps) {
   for (int64_t k = 0; k < steps; ++k) {
@@ -111,20 +113,25 @@ METASD_INLINE void multiply_tiles(const bf16* a0, const bf16* a1, const bf16* b0
 // Tile instructions do not tell the compiler what they read.
 METASD_INLINE void written() { __asm__ volatile("" ::: "memory"); }
 
-// Words of two bf16: `even` in the lower halves.
-METASD_INLINE u32 paired(f32 even, f32 odd) {
-  return widen_bits(narrow(even)) | (widen_bits(narrow(odd)) << 16);
+// 32 bf16: those of `first`, then those of `second`.
+METASD_INLINE u32 joined(f32 first, f32 second) {
+  return (u32)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
 }
-METASD_INLINE u32 paired(const bf16* even, const bf16* odd) {
-  u16 low, high;
-  __builtin_memcpy(&low, even, sizeof low);
-  __builtin_memcpy(&high, odd, sizeof high);
-  return widen_bits(low) | (widen_bits(high) << 16);
+METASD_INLINE u32 joined(const bf16* first, const bf16* second) {
+  const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first));
+  const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(second));
+  return (u32)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+// The same in turns, as words of one of the first and one of the second.
+METASD_INLINE u32 interleaved(u32 joined) {
+  const u32 lane = (u32)lane_ids();
+  return (u32)_mm512_permutexvar_epi16((__m512i)(lane | ((lane + kTile) << 16)), (__m512i)joined);
 }
 // Number (i, j) of a matrix that is stored as tiles of 16 x 32, `width` columns wide.
 template <class T>
-METASD_INLINE T* row_of(T* tiles, int64_t width, int64_t i, int64_t j) {
-  return tiles + i / kTile * kTile * width + j / kPair * kTileNumbers + i % kTile * kPair + j % kPair;
+METASD_INLINE T* row_of(T* tiles, uint64_t width, uint64_t i, uint64_t j) {
+  constexpr uint64_t tile = kTile, pair = kPair;
+  return tiles + i / tile * tile * width + j / pair * kTileNumbers + i % tile * pair + j % pair;
 }
 METASD_INLINE void store_words(void* to, u32 words) { __builtin_memcpy(to, &words, sizeof words); }
 
@@ -142,9 +149,9 @@ METASD_INLINE f32 element(const float* table, const uint32_t* mask, int64_t rows
 
 // ---- the losses ------------------------------------------------------------------------------------
 // Each says which products its score matrices are sums of, which of them have a gradient, and what a
-// row pass does to 16 queries: `statistics` over some entities, `combine` of two threads' statistics,
-// `prepare` what the gradient needs from them, and the `gradient` of one entity. For statistics of
-// no entities yet max is kNothing.
+// row pass does to 16 queries: `raise` the maxima to those of some entities, `add` the terms of one,
+// `combine` two threads' statistics, `prepare` what the gradient needs from them, and the `gradient`
+// of one entity. The maximum of no entities is kNothing.
 
 constexpr float kNothing = -3.0e38f;
 
@@ -152,7 +159,22 @@ struct Term {
   int left, right;
 };
 
-METASD_INLINE f32 exp_of(f32 x) { return exp_nonpositive<bf16>(x); }
+// 2^x for x <= 0 with a relative error below 4e-6, where scores carry 4e-3; 2^-126 is the least. A NaN
+// stays one. Adding 1.5 * 2^23 rounds to an integer n and leaves it in the low bits; 2^(x - n) is a
+// polynomial, to whose exponent n is added.
+METASD_INLINE f32 exp2_of(f32 x) {
+  x = (f32)_mm512_max_ps(_mm512_set1_ps(-126.0f), (__m512)x);
+  const f32 shifted = x + 12582912.0f;
+  const f32 r = x - (shifted - 12582912.0f);
+  f32 p = splat(0x1.3a02cap-7f);
+  p = p * r + 0x1.c9fc46p-5f;
+  p = p * r + 0x1.ec0378p-3f;
+  p = p * r + 0x1.62e12cp-1f;
+  p = p * r + 1.0f;
+  return (f32)((i32)p + ((i32)shifted << 23));
+}
+constexpr float kLog2E = 1.44269504088896341f;
+METASD_INLINE f32 exp_of(f32 x) { return exp2_of(x * kLog2E); }
 
 METASD_INLINE f32 max_over(const float* z, int64_t count, f32 max) {
   f32 best[4] = {max, max, max, max};
@@ -169,11 +191,14 @@ struct CrossEntropy {
   static constexpr Term kTermsOf[][2] = {{{0, 0}}};
   static constexpr bool kLearns[] = {true}, kHasTargets = true;
 
-  METASD_INLINE void statistics(const CrossEntropy&, const float* const* z, int64_t count, f32* stat) {
+  METASD_INLINE void raise(const CrossEntropy&, const float* const* z, int64_t count, f32* stat) {
     const f32 max = max_over(z[0], count, stat[0]);
-    f32 sum = stat[1] * exp_of(stat[0] - max);
-    for (int64_t n = 0; n < count; ++n) sum += exp_of(load(z[0] + n * kLanes, All{}) - max);
-    stat[0] = max, stat[1] = sum;
+    if (!any(max > stat[0])) return;
+    stat[1] *= exp_of(stat[0] - max);
+    stat[0] = max;
+  }
+  METASD_INLINE void add(const CrossEntropy&, const f32* z, f32* stat) {
+    stat[1] += exp_of(z[0] - stat[0]);
   }
   METASD_INLINE void combine(const CrossEntropy&, f32* stat, const f32* other) {
     const f32 max = larger(stat[0], other[0]);
@@ -196,31 +221,27 @@ struct Distillation {
   static constexpr Term kTermsOf[][2] = {{{0, 0}}, {{1, 1}}};
   static constexpr bool kLearns[] = {kMutual, true}, kHasTargets = true;
 
-  float tau, by_difference, by_logarithm;
+  float inverse_tau, by_difference, by_logarithm;
+  float soft = inverse_tau * kLog2E;  // exp(x / tau) = 2^(x soft)
 
   // exp(x) from e = exp(x / tau)
   METASD_INLINE f32 sharp(f32 x, f32 e) { return kCubed ? e * e * e : exp_of(x); }
 
-  METASD_INLINE void statistics(const Distillation& a, const float* const* z, int64_t count, f32* stat) {
-    const float inverse = 1.0f / a.tau;
+  METASD_INLINE void raise(const Distillation& a, const float* const* z, int64_t count, f32* stat) {
     const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
-    rescale(a, stat, max_s, max_p);
-    f32 sum_s{}, sum_p{}, sum_st{}, sum_pt{}, moment_s{}, moment_p{};
-    for (int64_t n = 0; n < count; ++n) {
-      const f32 s = load(z[0] + n * kLanes, All{}), p = load(z[1] + n * kLanes, All{});
-      const f32 es = exp_of((s - max_s) * inverse), ep = exp_of((p - max_p) * inverse);
-      const f32 difference = (s - p) * inverse;
-      sum_st += es, sum_pt += ep;
-      moment_s += es * difference, moment_p -= ep * difference;
-      sum_p += sharp(p - max_p, ep);
-      if constexpr (kMutual) sum_s += sharp(s - max_s, es);
-    }
-    stat[2] += sum_s, stat[3] += sum_p, stat[4] += sum_st, stat[5] += sum_pt;
-    stat[6] += moment_s, stat[7] += moment_p;
+    if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
+  }
+  METASD_INLINE void add(const Distillation& a, const f32* z, f32* stat) {
+    const f32 from_s = z[0] - stat[0], from_p = z[1] - stat[1];
+    const f32 es = exp2_of(from_s * a.soft), ep = exp2_of(from_p * a.soft);
+    const f32 difference = (z[0] - z[1]) * a.inverse_tau;
+    if constexpr (kMutual) stat[2] += sharp(from_s, es);
+    stat[3] += sharp(from_p, ep);
+    stat[4] += es, stat[5] += ep;
+    stat[6] += es * difference, stat[7] -= ep * difference;
   }
   METASD_INLINE void rescale(const Distillation& a, f32* stat, f32 max_s, f32 max_p) {
-    const float inverse = 1.0f / a.tau;
-    const f32 soft_s = exp_of((stat[0] - max_s) * inverse), soft_p = exp_of((stat[1] - max_p) * inverse);
+    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft), soft_p = exp2_of((stat[1] - max_p) * a.soft);
     stat[2] *= sharp(stat[0] - max_s, soft_s), stat[4] *= soft_s, stat[6] *= soft_s;
     stat[3] *= sharp(stat[1] - max_p, soft_p), stat[5] *= soft_p, stat[7] *= soft_p;
     stat[0] = max_s, stat[1] = max_p;
@@ -234,11 +255,10 @@ struct Distillation {
     for (int i = 2; i < kFirstTarget; ++i) stat[i] += more[i];
   }
   METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, float scale, f32* factor) {
-    const float inverse = 1.0f / a.tau;
-    const f32 shift = (stat[0] - stat[1]) * inverse + logarithm(stat[4]) - logarithm(stat[5]);
+    const f32 shift = (stat[0] - stat[1]) * a.inverse_tau + logarithm(stat[4]) - logarithm(stat[5]);
     factor[0] = stat[0], factor[1] = stat[1];
     factor[2] = weight / stat[2], factor[3] = weight / stat[3];
-    factor[4] = scale * inverse / stat[4], factor[5] = scale * inverse / stat[5];
+    factor[4] = scale * a.inverse_tau / stat[4], factor[5] = scale * a.inverse_tau / stat[5];
     factor[6] = shift;
     factor[7] = stat[6] / stat[4] - shift, factor[8] = stat[7] / stat[5] + shift;  // KL(s||p), KL(p||s)
   }
@@ -248,11 +268,10 @@ struct Distillation {
     return y;
   }
   METASD_INLINE void gradient(const Distillation& a, const f32* z, const f32* factor, f32* g) {
-    const float inverse = 1.0f / a.tau;
     const f32 from_s = z[0] - factor[0], from_p = z[1] - factor[1];
-    const f32 es = exp_of(from_s * inverse), ep = exp_of(from_p * inverse);
+    const f32 es = exp2_of(from_s * a.soft), ep = exp2_of(from_p * a.soft);
     const f32 ps = es * factor[4], pp = ep * factor[5];
-    const f32 ratio = (z[1] - z[0]) * inverse + factor[6];  // log(p_p / p_s)
+    const f32 ratio = (z[1] - z[0]) * a.inverse_tau + factor[6];  // log(p_p / p_s)
     const f32 difference = (pp - ps) * a.by_difference;
     g[1] = sharp(from_p, ep) * factor[3] + difference + pp * (ratio - factor[8]) * a.by_logarithm;
     if constexpr (kMutual)
@@ -266,24 +285,20 @@ struct Meta {
   static constexpr Term kTermsOf[][2] = {{{0, 0}}, {{1, 1}}, {{2, 1}, {1, 2}}};
   static constexpr bool kLearns[] = {true, false, false}, kHasTargets = false;
 
-  float tau, forward_weight, backward_weight;
+  float inverse_tau, forward_weight, backward_weight;
+  float soft = inverse_tau * kLog2E;
 
-  METASD_INLINE void statistics(const Meta& a, const float* const* z, int64_t count, f32* stat) {
-    const float inverse = 1.0f / a.tau;
+  METASD_INLINE void raise(const Meta& a, const float* const* z, int64_t count, f32* stat) {
     const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
-    rescale(a, stat, max_s, max_p);
-    f32 sum_s{}, sum_p{}, moment_s{}, moment_p{};
-    for (int64_t n = 0; n < count; ++n) {
-      const f32 dot = load(z[2] + n * kLanes, All{});
-      const f32 es = exp_of((load(z[0] + n * kLanes, All{}) - max_s) * inverse);
-      const f32 ep = exp_of((load(z[1] + n * kLanes, All{}) - max_p) * inverse);
-      sum_s += es, sum_p += ep;
-      moment_s += es * dot, moment_p += ep * dot;
-    }
-    stat[2] += sum_s, stat[3] += sum_p, stat[4] += moment_s, stat[5] += moment_p;
+    if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
+  }
+  METASD_INLINE void add(const Meta& a, const f32* z, f32* stat) {
+    const f32 es = exp2_of((z[0] - stat[0]) * a.soft), ep = exp2_of((z[1] - stat[1]) * a.soft);
+    stat[2] += es, stat[3] += ep;
+    stat[4] += es * z[2], stat[5] += ep * z[2];
   }
   METASD_INLINE void rescale(const Meta& a, f32* stat, f32 max_s, f32 max_p) {
-    const f32 soft_s = exp_of((stat[0] - max_s) / a.tau), soft_p = exp_of((stat[1] - max_p) / a.tau);
+    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft), soft_p = exp2_of((stat[1] - max_p) * a.soft);
     stat[2] *= soft_s, stat[4] *= soft_s, stat[3] *= soft_p, stat[5] *= soft_p;
     stat[0] = max_s, stat[1] = max_p;
   }
@@ -301,16 +316,15 @@ struct Meta {
     factor[4] = stat[4] / stat[2], factor[5] = stat[5] / stat[3];
   }
   METASD_INLINE void gradient(const Meta& a, const f32* z, const f32* factor, f32* g) {
-    const float inverse = 1.0f / a.tau;
-    g[0] = exp_of((z[0] - factor[0]) * inverse) * factor[2] * (z[2] - factor[4]) +
-           exp_of((z[1] - factor[1]) * inverse) * factor[3] * (z[2] - factor[5]);
+    g[0] = exp2_of((z[0] - factor[0]) * a.soft) * factor[2] * (z[2] - factor[4]) +
+           exp2_of((z[1] - factor[1]) * a.soft) * factor[3] * (z[2] - factor[5]);
   }
 };
 
 // ---- the engine ------------------------------------------------------------------------------------
 
 constexpr int64_t kBlock = 256;  // entities and queries whose operands stay in the second-level cache
-constexpr int64_t kChunk = 32;   // entities scored at a time: 4 KiB a score matrix for 32 queries
+constexpr int64_t kSquare = kPair * kPair;  // scores of 32 entities and 32 queries: two columns of tiles
 
 // Sizes rounded up to whole pairs of tiles, and where everything lies in the scratch memory.
 struct Plan {
@@ -358,7 +372,7 @@ class Engine {
     for (int t = 0; t < args.threads; ++t) {
       Thread& mine = threads_[t];
       mine.stats = plan_.take<float>(Loss::kStats * plan_.queries);
-      mine.z = plan_.take<float>(Loss::kScores * 2 * kChunk * kTile);
+      mine.z = plan_.take<float>(Loss::kScores * kSquare);
       for (int i = 0; i < Loss::kOperands; ++i) {
         mine.rows[i] = plan_.take<bf16>(plan_.block * plan_.width);
         if (!learns(i)) continue;
@@ -381,7 +395,10 @@ class Engine {
       const FlushDenormals flush;
       const Tiles tiles;
       start_statistics(threads_[t]);
-      for (int64_t b = first; b < last; ++b) statistics(threads_[t], b * plan_.block);
+      for (int64_t b = first; b < last; ++b) {
+        arrange_block(threads_[t], b * plan_.block, false);
+        sweep<StatisticsPass>(threads_[t], b * plan_.block, 0, plan_.queries);
+      }
     });
     parallel_rows(query_pairs * 2, threads, [&](int64_t tile) { combine(tile * kTile); });
     parallel_ranges(plan_.blocks, threads, [&](int64_t first, int64_t last, int t) {
@@ -398,7 +415,7 @@ class Engine {
  private:
   struct Thread {
     float* stats;                    // (kStats, queries)
-    float* z;                        // (kScores, 2, kChunk, 16): scores of 32 queries
+    float* z;                        // a square of each score matrix: (kScores, 2, 32, 16)
     bf16 *rows[3], *columns[3];      // a block of a table: tiles of (block, width), of (width, block)
     bf16 *g_rows[3], *g_pairs[3];    // G.T (block, kBlock queries): tiles, and paired tiles
     float *grad_right[3];            // tiles (block / 16, width / 16) of 16 x 16
@@ -417,7 +434,8 @@ class Engine {
       for (int64_t q = first; q < first + kPair; q += kTile)
         for (int64_t step = 0; step < steps; ++step) {
           f32 words[kLanes];
-          for (int r = 0; r < kLanes; ++r) words[r] = (f32)row_words(at, q + r, step * kPair);
+          for (int r = 0; r < kLanes; ++r) 
+            words[r] = (f32)joined(at(q + r, step * kPair), at(q + r, step * kPair + kTile));
           transpose(words);
           bf16* to = across_[i] + (q / kTile * steps + step) * kTileNumbers;
           for (int r = 0; r < kLanes; ++r) store_words(to + r * kPair, (u32)words[r]);
@@ -427,7 +445,8 @@ class Engine {
         bf16* to = along_[i] + (first / kPair * tiles + tile) * kTileNumbers;
         for (int r = 0; r < kLanes; ++r)
           store_words(to + r * kPair,
-                      paired(at(first + 2 * r, tile * kTile), at(first + 2 * r + 1, tile * kTile)));
+                      interleaved(joined(at(first + 2 * r, tile * kTile),
+                                         at(first + 2 * r + 1, tile * kTile))));
       }
     }
     for (int64_t q = first; q < first + kPair; ++q) {
@@ -435,16 +454,6 @@ class Engine {
       weights_[q] = there ? args_.scale * (args_.weight ? args_.weight[q] : 1.0f) : 0.0f;
       targets_[q] = there && Loss::kHasTargets ? static_cast<int32_t>(args_.targets[q]) : -1;
     }
-  }
-
-  // Columns j .. j + 31 of a row as words of two neighbours.
-  template <class At>
-  METASD_INLINE u32 row_words(At at, int64_t row, int64_t j) {
-    const u16 low = narrow(at(row, j)), high = narrow(at(row, j + kLanes));
-    u32 words;
-    __builtin_memcpy(&words, &low, sizeof low);
-    __builtin_memcpy(reinterpret_cast<char*>(&words) + sizeof low, &high, sizeof high);
-    return words;
   }
 
   // Rounds a block of every table to bf16; `columns` where the gradient of the queries is wanted.
@@ -457,14 +466,14 @@ class Engine {
       };
       for (int64_t n = 0; n < height; ++n)
         for (int64_t j = 0; j < plan_.width; j += kPair)
-          store_words(row_of(mine.rows[i], plan_.width, n, j), row_words(at, n, j));
+          store_words(row_of(mine.rows[i], plan_.width, n, j), joined(at(n, j), at(n, j + kTile)));
       if (!with_columns || !learns(i)) continue;
       for (int64_t n = 0; n < height; n += kPair)
         for (int64_t j = 0; j < plan_.width; j += kTile) {
           f32 words[kLanes];
           for (int r = 0; r < kLanes; ++r) {
             const bf16* even = row_of(mine.rows[i], plan_.width, n + 2 * r, j);
-            words[r] = (f32)paired(even, even + kPair);
+            words[r] = (f32)interleaved(joined(even, even + kPair));
           }
           transpose(words);
           for (int r = 0; r < kLanes; ++r)
@@ -478,69 +487,133 @@ class Engine {
     return args_.entities - start < plan_.block ? args_.entities - start : plan_.block;
   }
 
-  // Scores of entities n .. n + count of the block and queries q .. q + 31.
-  METASD_INLINE void score(const Engine& e, const Thread& mine, int64_t q, int64_t n, int64_t count) {
+  // One square of every score matrix: entities n .. n + 31 of the block, queries q .. q + 31.
+  METASD_INLINE void score(const Engine& e, const Thread& mine, int64_t q, int64_t n) {
     const int64_t steps = e.plan_.width / kPair, width = e.plan_.width;
     for (int s = 0; s < Loss::kScores; ++s) {
-      float* left = mine.z + s * 2 * kChunk * kTile;
-      float* right = left + kChunk * kTile;
-      for (int64_t r = 0; r < count; r += kPair) {
-        zero_tiles();
-        for (int t = 0; t < Loss::kTerms[s]; ++t) {
-          const Term term = Loss::kTermsOf[s][t];
-          const bf16* b = e.across_[term.left] + q / kTile * steps * kTileNumbers;
-          const bf16* a = mine.rows[term.right] + (n + r) * width;
-          multiply_tiles(a, a + kTile * width, b, b + steps * kTileNumbers, kTileNumbers, steps);
-        }
-        store_tiles(left + r * kTile, right + r * kTile, left + (r + kTile) * kTile,
-                    right + (r + kTile) * kTile);
+      zero_tiles();
+      for (int t = 0; t < Loss::kTerms[s]; ++t) {
+        const Term term = Loss::kTermsOf[s][t];
+        const bf16* a = mine.rows[term.right] + n * width;
+        const bf16* b = e.across_[term.left] + q / kTile * steps * kTileNumbers;
+        multiply_tiles(a, a + kTile * width, b, b + steps * kTileNumbers, kTileNumbers, steps);
       }
+      float* left = mine.z + s * kSquare;
+      float* right = left + kSquare / 2;
+      store_tiles(left, right, left + kSquare / 4, right + kSquare / 4);
     }
   }
 
-  METASD_INLINE void chunk_of(const Thread& mine, int half, const float** z) {
-    for (int s = 0; s < Loss::kScores; ++s) z[s] = mine.z + (2 * s + half) * kChunk * kTile;
+  // A pass over all squares of a block of entities and some queries.
+  template <class Pass>
+  void sweep(Thread& mine, int64_t start, int64_t first_query, int64_t queries) {
+    for (int64_t q = first_query; q < first_query + queries; q += kPair)
+      for (int64_t n = 0; n < valid(start); n += kPair) {
+        score(*this, mine, q, n);
+        const int64_t count = valid(start) - n < kPair ? valid(start) - n : kPair;
+        for (int half = 0; half < 2; ++half) Pass::run({*this, mine, start, q, n, count, half});
+      }
   }
 
-  // Calls body(lane, n) for every one of 16 queries whose target is among entities n0 .. n0 + count.
+  // Half a square: 16 queries, and as many of the 32 entities as there are.
+  struct Strip {
+    Engine& engine;
+    Thread& mine;
+    int64_t start, q, n, count;
+    int half;
+
+    int64_t query() const { return q + half * kTile; }
+    const float* scores(int s) const { return mine.z + s * kSquare + half * kSquare / 2; }
+  };
+  METASD_INLINE void scores_at(const Strip& at, int64_t row, f32* z) {
+    for (int s = 0; s < Loss::kScores; ++s) z[s] = load(at.scores(s) + row * kTile, All{});
+  }
+
+  struct StatisticsPass {
+    METASD_INLINE void run(const Strip& at) {
+      const Loss loss = at.engine.loss_;
+      const int64_t stride = at.engine.plan_.queries;
+      float* place = at.mine.stats + at.query();
+      const float* z[Loss::kScores];
+      f32 stat[Loss::kStats];
+      for (int s = 0; s < Loss::kScores; ++s) z[s] = at.scores(s);
+      for (int i = 0; i < Loss::kFirstTarget; ++i) stat[i] = load(place + i * stride, All{});
+      Loss::raise(loss, z, at.count, stat);
+      for (int64_t row = 0; row < at.count; ++row) {
+        f32 here[Loss::kScores];
+        scores_at(at, row, here);
+        Loss::add(loss, here, stat);
+      }
+      for (int i = 0; i < Loss::kFirstTarget; ++i) store(place + i * stride, stat[i], All{});
+      at.engine.each_target(at, [&](int lane, int64_t row) {
+        for (int s = 0; s < Loss::kScores; ++s)
+          place[(Loss::kFirstTarget + s) * stride + lane] = z[s][row * kTile + lane];
+      });
+    }
+  };
+
+  // Writes G.T in both arrangements.
+  struct GradientPass {
+    METASD_INLINE void run(const Strip& at) {
+      const Loss loss = at.engine.loss_;
+      const int64_t query = at.query(), column = query % kBlock;
+      f32 factor[Loss::kFactors];
+      for (int i = 0; i < Loss::kFactors; ++i)
+        factor[i] = load(at.engine.factors_ + i * at.engine.plan_.queries + query, All{});
+      const auto gradient = [&](int64_t row, f32* g) METASD_LAMBDA {
+        f32 z[Loss::kScores];
+        scores_at(at, row, z);
+        Loss::gradient(loss, z, factor, g);
+      };
+      bf16 *rows[Loss::kScores]{}, *pairs[Loss::kScores]{};
+      for (int s = 0; s < Loss::kScores; ++s) {
+        if (!learns(s)) continue;
+        rows[s] = row_of(at.mine.g_rows[s], kBlock, at.n, column);
+        pairs[s] = at.mine.g_pairs[s] + (at.n / kPair * (kBlock / kTile) + column / kTile) * kTileNumbers;
+      }
+      for (int64_t row = 0; row < kPair; row += 2) {
+        f32 even[Loss::kScores]{}, odd[Loss::kScores]{};  // zero where there is no entity
+        if (row < at.count) gradient(row, even);
+        if (row + 1 < at.count) gradient(row + 1, odd);
+        for (int s = 0; s < Loss::kScores; ++s) {
+          if (!learns(s)) continue;
+          const u32 both = joined(even[s], odd[s]);
+          bf16* to = row_of(rows[s], kBlock, row, 0);
+          __builtin_memcpy(to, &both, sizeof both / 2);
+          __builtin_memcpy(to + kPair, reinterpret_cast<const char*>(&both) + sizeof both / 2, sizeof both / 2);
+          store_words(pairs[s] + row / 2 * kPair, interleaved(both));
+        }
+      }
+      at.engine.each_target(at, [&](int lane, int64_t row) {
+        f32 g[Loss::kScores];
+        gradient(row, g);
+        for (int s = 0; s < Loss::kScores; ++s) {
+          if (!learns(s)) continue;
+          const bf16 value = narrow(g[s] - at.engine.weights_[query + lane])[lane];
+          row_of(rows[s], kBlock, row, 0)[lane] = value;
+          pairs[s][row / 2 * kPair + 2 * lane + row % 2] = value;
+        }
+      });
+    }
+  };
+
+  // Calls body(lane, row) for every query of a strip whose target is in it.
   template <class Body>
-  METASD_INLINE void each_target(const int32_t* targets, int64_t n0, int64_t count, Body body) {
+  void each_target(const Strip& at, Body body) const {
     if constexpr (!Loss::kHasTargets) return;
-    i32 there;
-    __builtin_memcpy(&there, targets, sizeof there);
-    there -= static_cast<int32_t>(n0);
-    if (!any((there >= 0) & (there < static_cast<int32_t>(count)))) return;
+    i32 row;
+    __builtin_memcpy(&row, targets_ + at.query(), sizeof row);
+    row -= static_cast<int32_t>(at.start + at.n);
+    const int32_t count = static_cast<int32_t>(at.count);
+    if (!any((row >= 0) & (row < count))) return;
     for (int lane = 0; lane < kLanes; ++lane)
-      if (0 <= there[lane] && there[lane] < count) body(lane, static_cast<int64_t>(there[lane]));
+      if (0 <= row[lane] && row[lane] < count) body(lane, static_cast<int64_t>(row[lane]));
   }
 
   void start_statistics(Thread& mine) {
     for (int64_t i = 0; i < Loss::kStats * plan_.queries; ++i) mine.stats[i] = 0.0f;
     const int maxima = Loss::kScores < 2 ? 1 : 2;
     for (int64_t i = 0; i < maxima * plan_.queries; ++i) mine.stats[i] = kNothing;
-  }
-
-  void statistics(Thread& mine, int64_t start) {
-    arrange_block(mine, start, false);
-    const int64_t here = valid(start);
-    for (int64_t q = 0; q < plan_.queries; q += kPair)
-      for (int64_t n = 0; n < here; n += kChunk) {
-        const int64_t count = here - n < kChunk ? here - n : kChunk;
-        score(*this, mine, q, n, count);
-        for (int half = 0; half < 2; ++half) {
-          const float* z[Loss::kScores];
-          chunk_of(mine, half, z);
-          float* at = mine.stats + q + half * kTile;
-          f32 stat[Loss::kStats];
-          for (int i = 0; i < Loss::kStats; ++i) stat[i] = load(at + i * plan_.queries, All{});
-          Loss::statistics(loss_, z, count, stat);
-          for (int i = 0; i < Loss::kFirstTarget; ++i) store(at + i * plan_.queries, stat[i], All{});
-          each_target(targets_ + q + half * kTile, start + n, count, [&](int lane, int64_t row) {
-            for (int s = 0; s < Loss::kScores; ++s)
-              at[(Loss::kFirstTarget + s) * plan_.queries + lane] = z[s][row * kTile + lane];
-          });
-        }
-      }
   }
 
   void combine(int64_t q) {
@@ -563,7 +636,7 @@ class Engine {
     arrange_block(mine, start, true);
     for (int64_t q = 0; q < plan_.queries; q += kBlock) {
       const int64_t queries = plan_.queries - q < kBlock ? plan_.queries - q : kBlock;
-      for (int64_t pair = 0; pair < queries; pair += kPair) gradient_pair(mine, start, q, pair);
+      sweep<GradientPass>(mine, start, q, queries);
       written();
       for (int i = 0; i < Loss::kOperands; ++i)
         if (learns(i)) {
@@ -573,65 +646,6 @@ class Engine {
     }
     for (int i = 0; i < Loss::kOperands; ++i)
       if (learns(i)) finish_entities(mine, i, start);
-  }
-
-  // G.T of a block of entities and queries q + pair .. + 31, in both arrangements.
-  void gradient_pair(Thread& mine, int64_t start, int64_t q, int64_t pair) {
-    const int64_t here = valid(start), height = round_up(here, kPair);
-    for (int64_t n = 0; n < here; n += kChunk) {
-      const int64_t count = here - n < kChunk ? here - n : kChunk;
-      score(*this, mine, q + pair, n, count);
-      for (int half = 0; half < 2; ++half) {
-        const float* z[Loss::kScores];
-        chunk_of(mine, half, z);
-        const int64_t column = pair + half * kTile;  // within the block of queries
-        f32 factor[Loss::kFactors];
-        for (int i = 0; i < Loss::kFactors; ++i)
-          factor[i] = load(factors_ + i * plan_.queries + q + column, All{});
-        const auto gradient = [&](int64_t row, f32* g) METASD_LAMBDA {
-          f32 scores[Loss::kScores];
-          for (int s = 0; s < Loss::kScores; ++s) scores[s] = load(z[s] + row * kTile, All{});
-          Loss::gradient(loss_, scores, factor, g);
-        };
-        int64_t row = 0;
-        for (; row + 2 <= count; row += 2) {
-          f32 even[Loss::kScores], odd[Loss::kScores];
-          gradient(row, even);
-          gradient(row + 1, odd);
-          store_pair(mine, n + row, column, even, odd);
-        }
-        for (; n + row < height && row < kChunk; row += 2) {  // the last one, and nothing beyond it
-          f32 even[Loss::kScores]{}, odd[Loss::kScores]{};
-          if (row < count) gradient(row, even);
-          store_pair(mine, n + row, column, even, odd);
-        }
-        each_target(targets_ + q + column, start + n, count, [&](int lane, int64_t at) {
-          f32 g[Loss::kScores];
-          gradient(at, g);
-          for (int s = 0; s < Loss::kScores; ++s)
-            if (learns(s)) {
-              const bf16 value = narrow(g[s] - weights_[q + column + lane])[lane];
-              *row_of(mine.g_rows[s], kBlock, n + at, column + lane) = value;
-              pair_tile(mine, s, n + at, column)[(n + at) % kPair / 2 * kPair + 2 * lane + (n + at) % 2] =
-                  value;
-            }
-        });
-      }
-    }
-  }
-  bf16* pair_tile(const Thread& mine, int s, int64_t n, int64_t column) const {
-    return mine.g_pairs[s] + (n / kPair * (kBlock / kTile) + column / kTile) * kTileNumbers;
-  }
-  METASD_INLINE void store_pair_of(bf16* rows, bf16* tile_row, f32 even, f32 odd) {
-    store(rows, even, All{});
-    store(rows + kPair, odd, All{});
-    store_words(tile_row, paired(even, odd));
-  }
-  void store_pair(const Thread& mine, int64_t n, int64_t column, const f32* even, const f32* odd) const {
-    for (int s = 0; s < Loss::kScores; ++s)
-      if (learns(s))
-        store_pair_of(row_of(mine.g_rows[s], kBlock, n, column),
-                      pair_tile(mine, s, n, column) + n % kPair / 2 * kPair, even[s], odd[s]);
   }
 
   // dq.T += E.T G.T for a block of entities and of queries.
@@ -727,19 +741,20 @@ void fused_cross_entropy(const FusedArgs& args) { run(args, CrossEntropy{}); }
 
 void fused_distillation(const FusedArgs& args, const FusedDistillation& a) {
   const bool mutual = args.lefts[0].grad != nullptr, cubed = a.temperature == 3.0f;
-  const auto with = [&](auto loss) {
-    loss.tau = a.temperature;
-    loss.by_difference = a.difference_weight, loss.by_logarithm = a.logarithm_weight;
-    run(args, loss);
+  const float inverse = 1.0f / a.temperature;
+  const auto with = [&](auto mutual, auto cubed) {
+    run(args, Distillation<mutual(), cubed()>{inverse, a.difference_weight, a.logarithm_weight});
   };
+  const std::true_type yes;
+  const std::false_type no;
   if (mutual)
-    cubed ? with(Distillation<true, true>{}) : with(Distillation<true, false>{});
+    cubed ? with(yes, yes) : with(yes, no);
   else
-    cubed ? with(Distillation<false, true>{}) : with(Distillation<false, false>{});
+    cubed ? with(no, yes) : with(no, no);
 }
 
 void fused_meta(const FusedArgs& args, const FusedMeta& a) {
-  run(args, Meta{a.temperature, a.forward_weight, a.backward_weight});
+  run(args, Meta{1.0f / a.temperature, a.forward_weight, a.backward_weight});
 }
 
 #pragma GCC pop_options

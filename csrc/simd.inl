@@ -99,9 +99,13 @@ METASD_INLINE float horizontal_sum(f32 v) {
   return sums[0];
 }
 METASD_INLINE bool any(i32 condition) {
+#if METASD_LEVEL >= 512
+  return _mm512_movepi32_mask((__m512i)condition) != 0;
+#else
   uint64_t words[8];
   __builtin_memcpy(words, &condition, sizeof condition);
   return (words[0] | words[1] | words[2] | words[3] | words[4] | words[5] | words[6] | words[7]) != 0;
+#endif
 }
 METASD_INLINE int64_t count_true(i32 condition) {
   int64_t sum = 0;
