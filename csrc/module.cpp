@@ -33,6 +33,12 @@ MaskedTable table_of(const TableTuple& t) {
   return {at<float>(weights), at<uint32_t>(mask), rows, cols, stride};
 }
 
+std::vector<MaskedTable> tables_of(const std::vector<TableTuple>& tuples) {
+  std::vector<MaskedTable> tables;
+  for (const TableTuple& t : tuples) tables.push_back(table_of(t));
+  return tables;
+}
+
 using LeftTuple = std::tuple<Address, Address>;
 using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
@@ -90,13 +96,25 @@ PYBIND11_MODULE(_C, m) {
         "Lets the C allocator keep large freed blocks instead of returning them to the system.");
 
   m.def("topk_mask", [](const std::vector<TableTuple>& tables, int64_t keep, int threads) {
-    std::vector<MaskedTable> list;
-    for (const TableTuple& t : tables) list.push_back(table_of(t));
-    return topk_mask(list, keep, threads);
+    return topk_mask(tables_of(tables), keep, threads);
   }, unlocked);
   m.def("topk_mask_rows", [](const TableTuple& table, int64_t keep, int threads) {
     return topk_mask_rows(table_of(table), keep, threads);
   }, unlocked);
+#ifdef METASD_CUDA_ARCHS
+  m.attr("CUDA_ARCHS") = METASD_CUDA_ARCHS;
+  m.def("topk_mask_scratch", topk_mask_scratch);
+  m.def("topk_mask_cuda", [](const std::vector<TableTuple>& tables, int64_t keep, Address scratch,
+                             int device, Address stream) {
+    topk_mask_cuda(tables_of(tables), keep, at<int64_t>(scratch), device, at<void>(stream));
+  }, unlocked);
+  m.def("topk_mask_rows_cuda", [](const TableTuple& table, int64_t keep, Address nan, int device,
+                                  Address stream) {
+    topk_mask_rows_cuda(table_of(table), keep, at<int64_t>(nan), device, at<void>(stream));
+  }, unlocked);
+#else
+  m.attr("CUDA_ARCHS") = "";  // built without CUDA
+#endif
 
   m.def("cross_entropy", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride,
                             int64_t offset, Address targets, Address weight, float scale,

@@ -19,4 +19,12 @@ bool topk_mask(const std::vector<MaskedTable>& tables, int64_t keep, int threads
 // The same with `keep` weights in every row of one table.
 bool topk_mask_rows(const MaskedTable& table, int64_t keep, int threads);
 
+// The same on GPU `device`, in order with the other work of `stream` (a cudaStream_t); returns before it
+// is done and waits for nothing. The first number of `scratch` (topk_mask_scratch() of them, of any
+// content) and `nan` (0 before) become nonzero if a weight is NaN. Throws if a launch fails.
+int64_t topk_mask_scratch(int64_t tables);
+void topk_mask_cuda(const std::vector<MaskedTable>& tables, int64_t keep, int64_t* scratch, int device,
+                    void* stream);
+void topk_mask_rows_cuda(const MaskedTable& table, int64_t keep, int64_t* nan, int device, void* stream);
+
 }  // namespace metasd
