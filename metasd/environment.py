@@ -42,6 +42,7 @@ def environment() -> dict[str, Any]:
             "instruction_set": _C.isa(),
             "openmp": _C.OPENMP,
             "bf16_products": _C.bf16_products(),
+            "cuda": _C.CUDA_ARCHS or None,
             "precision_auto": str(kernels.product_dtype("auto")).removeprefix("torch."),
         },
         "cuda_available": torch.cuda.is_available(),
