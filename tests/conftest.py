@@ -1,9 +1,18 @@
-"""Small graphs and settings that most tests start from."""
+"""Devices, small graphs and settings that most tests start from."""
 
 import pytest
+import torch
 
 from metasd.config import Config
 from metasd.graph import Graph, load_graph
+
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_CUDA)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device that the operations must agree on."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

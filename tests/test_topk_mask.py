@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kernel_cases as kc
-from metasd import kernels
+from metasd import _C, kernels
+from metasd.kernels.topk_mask import _cuda
 
 FRACTIONS = [0.0, 0.1, 0.5, 0.9, 0.999, 1.0]
 SHAPES = [
@@ -23,6 +24,7 @@ SHAPES = [
     [(5, 32), (3, 33)],
     [(0, 8), (4, 31), (0, 70), (2, 64), (1, 1)],
     [(13, 95), (7, 129), (29, 17)],
+    [(300, 257), (11, 1024)],
 ]
 FILLS: dict[str, Callable[[Tensor], Tensor]] = {
     "normal": lambda x: x,
@@ -56,6 +58,33 @@ def tables_of(
     return [FILLS[fill](kc.table(*shape, seed=i, dtype=dtype)) for i, shape in enumerate(shapes)]
 
 
+def masks_on(
+    device: str, tables: Sequence[Tensor], fraction: float, granularity: str = "weight"
+) -> list[Tensor]:
+    masks = kernels.topk_mask([table.to(device) for table in tables], fraction, granularity)
+    assert all(mask.device.type == device for mask in masks)
+    return [mask.cpu() for mask in masks]
+
+
+def assert_masks(
+    masks: Sequence[Tensor], tables: Sequence[Tensor], wanted: Sequence[NDArray[np.bool_]]
+) -> None:
+    for mask, table, kept in zip(masks, tables, wanted, strict=True):
+        assert mask.dtype == torch.int32
+        assert mask.shape == (table.shape[0], (table.shape[1] + 31) // 32)
+        assert_padding_is_zero(mask, table.shape[1])
+        np.testing.assert_array_equal(kernels.unpack_mask(mask, table.shape[1]), kept)
+
+
+def expected_of_rows(tables: Sequence[Tensor], fraction: float) -> list[NDArray[np.bool_]]:
+    return [
+        np.array([largest(np.abs(row.numpy()), fraction) for row in table], dtype=bool).reshape(
+            table.shape
+        )
+        for table in tables
+    ]
+
+
 def assert_padding_is_zero(mask: Tensor, columns: int) -> None:
     if columns % 32:
         last = mask[:, -1].numpy().view(np.uint32)
@@ -66,29 +95,49 @@ def assert_padding_is_zero(mask: Tensor, columns: int) -> None:
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_mask_is_a_stable_sort_of_all_magnitudes(
-    shapes: list[tuple[int, int]], fill: str, dtype: torch.dtype
+    shapes: list[tuple[int, int]], fill: str, dtype: torch.dtype, device: str
 ) -> None:
     tables = tables_of(shapes, fill, dtype)
     for fraction in FRACTIONS:
-        masks = kernels.topk_mask(tables, fraction)
-        for mask, table, wanted in zip(masks, tables, expected(tables, fraction), strict=True):
-            assert mask.dtype == torch.int32
-            assert mask.shape == (table.shape[0], (table.shape[1] + 31) // 32)
-            assert_padding_is_zero(mask, table.shape[1])
-            np.testing.assert_array_equal(kernels.unpack_mask(mask, table.shape[1]), wanted)
+        assert_masks(masks_on(device, tables, fraction), tables, expected(tables, fraction))
 
 
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_row_granularity_sorts_every_row_by_itself(fill: str, dtype: torch.dtype) -> None:
-    tables = tables_of([(9, 70), (0, 5), (6, 1), (3, 32)], fill, dtype)
+def test_row_granularity_sorts_every_row_by_itself(
+    fill: str, dtype: torch.dtype, device: str
+) -> None:
+    tables = tables_of([(9, 70), (0, 5), (6, 1), (3, 32), (2, 3001)], fill, dtype)
     for fraction in FRACTIONS:
-        masks = kernels.topk_mask(tables, fraction, granularity="row")
-        for mask, table in zip(masks, tables, strict=True):
-            wanted = [largest(np.abs(row.numpy()), fraction) for row in table]
-            wanted_rows = np.array(wanted, dtype=bool).reshape(table.shape)
-            assert_padding_is_zero(mask, table.shape[1])
-            np.testing.assert_array_equal(kernels.unpack_mask(mask, table.shape[1]), wanted_rows)
+        masks = masks_on(device, tables, fraction, "row")
+        assert_masks(masks, tables, expected_of_rows(tables, fraction))
+
+
+@pytest.mark.parametrize("fill", FILLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gpu_is_served_without_kernels(
+    fill: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CUDA tensor gets from a package built without nvcc; it is plain PyTorch."""
+    monkeypatch.setattr(_C, "CUDA_ARCHS", "")
+    tables = tables_of([(0, 8), (13, 95), (7, 129), (1, 1)], fill, dtype)
+    for fraction in FRACTIONS:
+        assert_masks(_cuda(tables, fraction, False), tables, expected(tables, fraction))
+        assert_masks(_cuda(tables, fraction, True), tables, expected_of_rows(tables, fraction))
+    tables[1][2, 4] = torch.nan
+    for per_row in (False, True):
+        with pytest.raises(ValueError, match="the tables hold NaN"):
+            _cuda(tables, 0.5, per_row)
+
+
+@pytest.mark.parametrize("granularity", ["weight", "row"])
+@pytest.mark.parametrize("offset", [1, 2, 3, 4])
+def test_tables_may_start_anywhere_in_memory(offset: int, granularity: str, device: str) -> None:
+    """A vector load of 16 bytes may not."""
+    memory = kc.table(1, 40 * 64 + offset)[0].to(device)
+    table = memory[offset:].view(40, 64)
+    got = kernels.topk_mask([table], 0.9, granularity)
+    assert kc.same_bits(got, kernels.topk_mask([table.clone()], 0.9, granularity))
 
 
 finite_or_infinite = st.floats(width=32, allow_nan=False)
@@ -147,8 +196,8 @@ def test_more_weights_are_dropped_by_a_larger_fraction() -> None:
         assert not bool((tighter & ~looser).any())
 
 
-def test_only_empty_tables_have_empty_masks() -> None:
-    masks = kernels.topk_mask([torch.zeros(0, 3), torch.zeros(0, 40)], 0.5)
+def test_only_empty_tables_have_empty_masks(device: str) -> None:
+    masks = masks_on(device, [torch.zeros(0, 3), torch.zeros(0, 40)], 0.5)
     assert [mask.shape for mask in masks] == [(0, 1), (0, 2)]
 
 
@@ -156,12 +205,14 @@ def test_only_empty_tables_have_empty_masks() -> None:
 @pytest.mark.parametrize("granularity", ["weight", "row"])
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7F800001])
-def test_nan_is_an_error(dtype: torch.dtype, granularity: str, fraction: float, bits: int) -> None:
+def test_nan_is_an_error(
+    dtype: torch.dtype, granularity: str, fraction: float, bits: int, device: str
+) -> None:
     nan = torch.from_numpy(np.array([bits], dtype=np.uint32).view(np.float32)).to(dtype)
     tables = tables_of([(4, 40), (3, 5)], "normal", dtype)
     tables[1][2, 4] = nan[0]
     with pytest.raises(ValueError, match="the tables hold NaN"):
-        kernels.topk_mask(tables, fraction, granularity)
+        masks_on(device, tables, fraction, granularity)
 
 
 @pytest.mark.parametrize(
@@ -323,8 +374,8 @@ def test_apply_mask_refuses_an_out_that_does_not_fit(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("per_row", [False, True])
-def test_operation_is_sound(dtype: torch.dtype, per_row: bool) -> None:
-    tables = tables_of([(4, 40), (3, 5)], "normal", dtype)
+def test_operation_is_sound(dtype: torch.dtype, per_row: bool, device: str) -> None:
+    tables = [table.to(device) for table in tables_of([(4, 40), (3, 5)], "normal", dtype)]
     torch.library.opcheck(torch.ops.metasd.topk_mask.default, (tables, 0.6, per_row))
 
 
