@@ -193,6 +193,11 @@ PYBIND11_MODULE(_C, m) {
     passes().accumulate_transposed({at<float>(to), at<bf16>(from), at<uint32_t>(mask), rows, cols,
                                     (cols + 31) / 32, from_stride, add, threads});
   }, unlocked);
+  m.def("complex_product", [](Address to, Address x, Address y, int64_t rows, int64_t rank,
+                              bool conjugate, int threads) {
+    passes().complex_product(
+        {at<float>(to), at<float>(x), at<float>(y), rows, rank, conjugate, threads});
+  }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {
     passes().scatter_add({at<float>(to), at<int64_t>(index), at<float>(from), rows, cols, threads});

@@ -100,6 +100,14 @@ struct TransposeArgs {
   int threads;
 };
 
+struct ComplexArgs {
+  float* to;
+  const float *x, *y;
+  int64_t rows, rank;
+  bool conjugate;
+  int threads;
+};
+
 struct ScatterArgs {
   float* to;
   const int64_t* index;
@@ -119,6 +127,7 @@ struct Passes {
   void (*cast_rows)(const CastArgs&);
   void (*accumulate)(const AccumulateArgs&);
   void (*accumulate_transposed)(const TransposeArgs&);
+  void (*complex_product)(const ComplexArgs&);
   void (*scatter_add)(const ScatterArgs&);
 };
 

@@ -72,6 +72,22 @@ void accumulate_transposed(const TransposeArgs& a) {
   });
 }
 
+// to = x y, or conj(x) y, of rows of `rank` real parts and as many imaginary ones.
+void complex_product(const ComplexArgs& a) {
+  parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const int64_t start = 2 * row * a.rank;
+    const float *x = a.x + start, *y = a.y + start;
+    float* to = a.to + start;
+    const float sign = a.conjugate ? -1.0f : 1.0f;
+    vectors(0, a.rank, [&](int64_t j, auto lanes) METASD_LAMBDA {
+      const f32 re = load(x + j, lanes), im = load(x + a.rank + j, lanes) * sign;
+      const f32 other_re = load(y + j, lanes), other_im = load(y + a.rank + j, lanes);
+      store(to + j, re * other_re - im * other_im, lanes);
+      store(to + a.rank + j, re * other_im + im * other_re, lanes);
+    });
+  });
+}
+
 // to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
 // order, and the same bits, whatever the number of threads.
 void scatter_add(const ScatterArgs& a) {

@@ -12,6 +12,7 @@ if __name__ == "kernels":
     )
 
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
+from .complex_rows import complex_product
 from .distillation import inner_distillation, mutual_distillation
 from .entity_cross_entropy import entity_cross_entropy, entity_cross_entropy_gradients
 from .masked_rows import masked_rows, scatter_rows
@@ -24,6 +25,7 @@ __all__ = [
     "DEFAULT_SCORE_MEMORY",
     "apply_mask",
     "block_shape",
+    "complex_product",
     "entity_cross_entropy",
     "entity_cross_entropy_gradients",
     "inner_distillation",

@@ -43,7 +43,8 @@ class Rows:
 
     head: Tensor
     relation: Tensor
-    tail: Tensor
+    tail: Tensor | None
+    """None where only queries are asked for."""
 
 
 @dataclass
@@ -120,9 +121,10 @@ class Step:
 
     def meta_step(self, batch: Batch, quiz: Batch) -> tuple[Tensor, Tensor, Gradients]:
         """Returns the student's loss, the quiz loss and the meta gradient of the source."""
-        source, pruned = self._encode(self._source(), batch), self._encode(self._pruned(), batch)
+        source = self._encode(self._source(), batch, tails=False)
+        pruned = self._encode(self._pruned(), batch)
         student_loss, quiz_loss, v = self._learn_and_quiz(source, pruned, quiz)
-        along = self._gather(View(v.entities, v.relations, self._masks()), batch)
+        along = self._gather(View(v.entities, v.relations), batch, tails=False)
         with torch.no_grad():  # the product rule: the encoder is linear in head and in relation
             tangent = self.model.scoring.query(along.head, pruned.rows.relation)
             tangent += self.model.scoring.query(pruned.rows.head, along.relation)
@@ -165,13 +167,13 @@ class Step:
     ) -> tuple[Tensor, Tensor, Gradients]:
         """The student's loss, the quiz loss at P' = P - inner_lr * mask * g, and its gradient v."""
         student_loss, g = self._learn(source, pruned)
-        masks, rate = self._masks(), self.config.train.inner_lr
-        stepped = View(
-            kernels.apply_mask(pruned.view.entities, masks[0]).sub_(g.entities, alpha=rate),
-            kernels.apply_mask(pruned.view.relations, masks[1]).sub_(g.relations, alpha=rate),
+        rate = self.config.train.inner_lr
+        stepped = View(  # in the memory of g, which is as large as the tables
+            torch.add(pruned.view.entities, g.entities, alpha=-rate, out=g.entities),
+            torch.add(pruned.view.relations, g.relations, alpha=-rate, out=g.relations),
+            self._masks(),
         )
-        del g  # as large as the tables
-        student = self._encode(stepped, quiz)
+        student = self._encode(stepped, quiz, tails=False)
         quiz_loss, grad_query, v = self._cross_entropy(student)
         self._backward(student, [(student.query, grad_query)], v)
         return student_loss, quiz_loss, v
@@ -220,20 +222,23 @@ class Step:
     def _candidate_mask(self) -> Tensor:
         return self.model.candidates(self._masks()[0])
 
-    def _gather(self, view: View, batch: Batch) -> Rows:
+    def _gather(self, view: View, batch: Batch, tails: bool = True) -> Rows:
         entity_mask, relation_mask = view.masks or (None, None)
         offset = self.model.tail_offset
         rows = Rows(
             kernels.masked_rows(view.entities, entity_mask, batch.heads),
             kernels.masked_rows(view.relations, relation_mask, batch.relations),
-            kernels.masked_rows(view.entities, entity_mask, batch.tails + offset),
+            kernels.masked_rows(view.entities, entity_mask, batch.tails + offset)
+            if tails
+            else None,
         )
         for leaf in (rows.head, rows.relation, rows.tail):
-            leaf.requires_grad_()
+            if leaf is not None:
+                leaf.requires_grad_()
         return rows
 
-    def _encode(self, view: View, batch: Batch) -> Encoded:
-        rows = self._gather(view, batch)
+    def _encode(self, view: View, batch: Batch, tails: bool = True) -> Encoded:
+        rows = self._gather(view, batch, tails)
         return Encoded(view, batch, rows, self.model.scoring.query(rows.head, rows.relation))
 
     def _cross_entropy(self, model: Encoded) -> tuple[Tensor, Tensor, Gradients]:
@@ -242,6 +247,7 @@ class Step:
             model.query.detach(),
             self.model.candidates(model.view.entities),
             model.batch.tails,
+            self.model.candidates(model.view.masks[0]) if model.view.masks else None,
             weight=self.entity_weights,
             **self._streaming(),
         )
@@ -250,6 +256,7 @@ class Step:
     def _regularizer(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The penalty, and its gradients with respect to the rows."""
         settings, scoring = self.config.regularizer, self.model.scoring
+        assert rows.tail is not None
         if settings.name == "none" or settings.weight == 0:
             return rows.head.new_zeros(()), ()
         penalty = scoring.dura if settings.name == "dura" else scoring.n3
@@ -265,6 +272,7 @@ class Step:
         outputs = [(model.query, grad_query)]
         weight = self.config.relation_prediction.weight
         if weight > 0:
+            assert rows.tail is not None
             relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
             relation_mask = view.masks[1] if view.masks and self.model.values == "fp32" else None
             relation_loss, grad_relation_query, grad_relations = (
@@ -296,7 +304,7 @@ class Step:
         `added` are gradients of the rows (head, relation, tail) that are known already.
         """
         view, batch, rows = model.view, model.batch, model.rows
-        leaves = [rows.head, rows.relation, rows.tail]
+        leaves = [row for row in (rows.head, rows.relation, rows.tail) if row is not None]
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
             [output for output, _ in outputs],
             leaves,
@@ -309,7 +317,7 @@ class Step:
             (gradients.relations, relation_mask, batch.relations),
             (gradients.entities, entity_mask, batch.tails + self.model.tail_offset),
         ]
-        for i, (out, mask, index) in enumerate(places):
+        for i, (out, mask, index) in enumerate(places[: len(leaves)]):
             grad = found[i]
             if added:
                 grad = added[i] if grad is None else added[i].add_(grad)
