@@ -10,7 +10,7 @@
 // * histogram_low     lower 18 bits of what is in it (normal: 1 in 150)         reads 4 n
 //   select_low        the threshold; how many equal to it are kept              reads 10 KiB
 // * write_above       words of what is larger; every block counts its equals    reads 4 n, writes n / 8
-// * write_ties        adds the first equals, in blocks that hold some           reads little, at most 4 n
+// * write_ties        adds the first equals, in blocks that hold some           little, at most 4 n
 //
 // So 4 t + 3 launches for t tables and 12 1/8 bytes a weight: with b bytes/s of memory bandwidth no run
 // takes less than 12.1 n / b seconds (60 million at 3.35 TB/s: 0.22 ms). Where all weights are of one
