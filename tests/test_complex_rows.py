@@ -14,7 +14,9 @@ def test_is_the_product_of_complex_numbers(rank: int, conjugate: bool, isa: str)
     wanted = (a.conj() if conjugate else a) * b
     with kc.isa(isa):
         got = kernels.complex_product(x, y, conjugate)
-    torch.testing.assert_close(got.double(), torch.cat([wanted.real, wanted.imag], dim=1))
+    torch.testing.assert_close(
+        got.double(), torch.cat([wanted.real, wanted.imag], dim=1), rtol=1e-6, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("conjugate", [False, True])
