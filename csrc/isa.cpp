@@ -19,7 +19,7 @@
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
   {name, false, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate, accumulate_transposed, complex_product, \
-   scatter_add}
+   scatter_add, scan_magnitudes, write_mask}
 
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -34,6 +34,7 @@ namespace metasd::avx512bf16 {
 namespace {
 #include "simd.inl"
 
+#include "magnitudes.inl"
 #include "ranking.inl"
 #include "row_passes.inl"
 #include "tables.inl"
@@ -50,6 +51,7 @@ namespace metasd::avx512 {
 namespace {
 #include "simd.inl"
 
+#include "magnitudes.inl"
 #include "ranking.inl"
 #include "row_passes.inl"
 #include "tables.inl"
@@ -68,6 +70,7 @@ namespace metasd::avx2 {
 namespace {
 #include "simd.inl"
 
+#include "magnitudes.inl"
 #include "ranking.inl"
 #include "row_passes.inl"
 #include "tables.inl"
@@ -81,6 +84,7 @@ namespace metasd::portable {
 namespace {
 #include "simd.inl"
 
+#include "magnitudes.inl"
 #include "ranking.inl"
 #include "row_passes.inl"
 #include "tables.inl"

@@ -116,6 +116,16 @@ struct ScatterArgs {
   int threads;
 };
 
+// Weights by their magnitude bits: counts above `high`, at it, and at `low`; those between are stored
+// as far as there is room. (Where low == high, all counts of that value go to `at_low`.)
+struct MagnitudeScan {
+  uint32_t low, high;
+  int64_t above, at_high, at_low;
+  uint32_t* between;
+  int64_t found, room;
+  bool nan;
+};
+
 struct Passes {
   const char* isa;
   bool fused;  // whole losses on tile registers (fused.h), beside the passes
@@ -129,6 +139,9 @@ struct Passes {
   void (*accumulate_transposed)(const TransposeArgs&);
   void (*complex_product)(const ComplexArgs&);
   void (*scatter_add)(const ScatterArgs&);
+  void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan);
+  void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,
+                     uint32_t* mask);
 };
 
 // The passes in use: the best instruction set of this processor, or what select_isa() named.

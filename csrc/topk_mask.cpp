@@ -1,23 +1,26 @@
-// Radix select on the 31 magnitude bits of a float, which order like the magnitudes themselves. Three
-// reads of the weights: a histogram of the upper 16 bits, one of the lower 15 among the weights that
-// share the threshold's upper bits, and the pass that writes the mask. A thread owns the same range of
-// mask words in all three, so its own histogram says how many ties it holds and the tie rule needs no
-// further pass. No sort, no copy of the weights.
+// Exact selection among the magnitude bits of floats, which order like the magnitudes themselves. A
+// sample brackets the threshold between two values; one read of the weights counts what lies above
+// them and stores what lies between, usually 2 % of all; the threshold is found in there. One more
+// read writes the mask. If the bracket misses, it has still narrowed the range, and the next one is
+// drawn from that. No sort, no copy of the weights.
 
 #include "topk_mask.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "parallel.h"
+#include "passes.h"
 
 namespace metasd {
 namespace {
 
 constexpr uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
-constexpr int kLowBits = 15;
-constexpr int64_t kHighBins = int64_t{1} << 16, kLowBins = int64_t{1} << kLowBits;
+constexpr int64_t kSample = 1 << 17;
 
 uint32_t magnitude(const float* p) {
   uint32_t bits;
@@ -26,16 +29,19 @@ uint32_t magnitude(const float* p) {
 }
 
 // Calls body(weights, count, word) for the mask words begin .. end - 1 of all tables in order; a call
-// covers whole words of one row: weights[0 .. count) go to the words from `word` on.
+// covers whole words of one row: weights[0 .. count) go to the words from `word` on. Rows that follow
+// each other without padding are one.
 template <class Body>
 void for_words(const std::vector<MaskedTable>& tables, int64_t begin, int64_t end, Body body) {
   int64_t first = 0;  // index of the table's first word
   for (const MaskedTable& table : tables) {
-    const int64_t words = (table.cols + 31) / 32, last = first + words * table.rows;
+    const bool flat = table.cols % 32 == 0 && table.stride == table.cols;
+    const int64_t cols = flat ? table.cols * table.rows : table.cols, rows = flat ? 1 : table.rows;
+    const int64_t words = (cols + 31) / 32, last = first + words * rows;
     for (int64_t at = std::max(begin, first); at < std::min(end, last);) {
       const int64_t row = (at - first) / words, word = (at - first) % words;
       const int64_t stop = std::min(words, word + std::min(end, last) - at);
-      const int64_t count = std::min(table.cols, stop * 32) - word * 32;
+      const int64_t count = std::min(cols, stop * 32) - word * 32;
       body(table.weights + row * table.stride + word * 32, count, table.mask + row * words + word);
       at += stop - word;
     }
@@ -49,113 +55,138 @@ int64_t total_words(const std::vector<MaskedTable>& tables) {
   return words;
 }
 
-// One word: weights above the threshold, and the first `ties` (counted down) of those equal to it.
-METASD_CLONES uint32_t mask_word(const float* weights, int count, uint32_t threshold, int64_t& ties) {
-  uint32_t above = 0, equal = 0;
-  if (count == 32) {
-    for (int j = 0; j < 32; ++j) {
-      const uint32_t bits = magnitude(weights + j);
-      above |= static_cast<uint32_t>(bits > threshold) << j;
-      equal |= static_cast<uint32_t>(bits == threshold) << j;
+// About kSample magnitudes between `low` and `high`, evenly spread.
+std::vector<uint32_t> sample(const std::vector<MaskedTable>& tables, int64_t total, uint32_t low,
+                             uint32_t high) {
+  std::vector<uint32_t> found;
+  const int64_t step = std::max<int64_t>(1, total / kSample);
+  int64_t next = step / 2, first = 0;  // indices over all weights
+  for (const MaskedTable& table : tables) {
+    const int64_t last = first + table.rows * table.cols;
+    for (; next < last; next += step) {
+      const int64_t row = (next - first) / table.cols, col = (next - first) % table.cols;
+      const uint32_t bits = magnitude(table.weights + row * table.stride + col);
+      if (low <= bits && bits <= high) found.push_back(bits);
     }
-  } else {
-    for (int j = 0; j < count; ++j) {
-      const uint32_t bits = magnitude(weights + j);
-      above |= static_cast<uint32_t>(bits > threshold) << j;
-      equal |= static_cast<uint32_t>(bits == threshold) << j;
-    }
+    first = last;
   }
-  for (; equal && ties > 0; equal &= equal - 1, --ties) above |= equal & -equal;
-  return above;
-}
-
-// The bin that holds the `wanted`-th largest value (1-based); `wanted` becomes its rank inside the bin.
-int64_t select_bin(const int64_t* histogram, int64_t bins, int64_t& wanted) {
-  for (int64_t bin = bins - 1; bin > 0; --bin) {
-    if (histogram[bin] >= wanted) return bin;
-    wanted -= histogram[bin];
-  }
-  return 0;
-}
-
-METASD_CLONES bool any_in_bin(const float* weights, int64_t count, uint32_t bin) {
-  uint32_t found = 0;
-  for (int64_t i = 0; i < count; ++i) found |= (magnitude(weights + i) >> kLowBits) == bin;
   return found;
 }
 
-struct Histograms {
-  // Two copies of the upper one: equal neighbours would wait for each other's increment.
-  uint32_t high[2][kHighBins], low[kLowBins];
+// Two values of the sample that should have the `wanted`-th largest of `count` between them, four
+// standard deviations to either side. Without a sample: everything; after three turns that did not end
+// it, the middle, which halves what is left.
+std::pair<uint32_t, uint32_t> bracket(std::vector<uint32_t> sample, double wanted, double count,
+                                      uint32_t low, uint32_t high, int turn) {
+  if (turn > 3) return {low + (high - low) / 2, low + (high - low) / 2};
+  if (count <= kSample || sample.empty()) return {low, high};
+  const double size = static_cast<double>(sample.size()), share = wanted / count;
+  const double middle = share * size, slack = 4 * std::sqrt(size * share * (1 - share)) + 8;
+  auto end = sample.end();
+  const auto largest = [&](double rank, uint32_t beyond) {
+    if (rank < 0 || rank >= size) return beyond;
+    const auto nth = sample.begin() + static_cast<int64_t>(rank);
+    std::nth_element(sample.begin(), nth, end, std::greater<>());
+    end = nth + 1;  // the next one asked for is larger
+    return *nth;
+  };
+  const uint32_t lower = largest(middle + slack, low);
+  return {lower, largest(middle - slack, high)};
+}
+
+// The smallest magnitude kept, how many weights equal to it are, and how many of those each thread has.
+struct Threshold {
+  uint32_t bits;
+  int64_t ties;
+  std::vector<int64_t> equal;
   bool nan;
 };
+
+// What a thread stores of the weights inside the bracket; memory that is not touched costs nothing.
+struct Stored {
+  std::unique_ptr<uint32_t[]> bits;
+  MagnitudeScan scan;
+
+  const uint32_t* begin() const { return bits.get(); }
+  const uint32_t* end() const { return bits.get() + scan.found; }
+};
+
+template <class CountEqual>
+Threshold threshold_at(uint32_t bits, int64_t ties, const std::vector<Stored>& stored, CountEqual equal) {
+  Threshold result{bits, ties, {}, false};
+  for (const Stored& own : stored) result.equal.push_back(equal(own));
+  return result;
+}
+
+Threshold select(const std::vector<MaskedTable>& tables, int64_t keep, int threads) {
+  const int64_t words = total_words(tables);
+  int64_t total = 0;
+  for (const MaskedTable& table : tables) total += table.rows * table.cols;
+  const int64_t room = std::max(total / 16, kSample) / threads + kSample;
+  std::vector<Stored> stored(threads);
+  for (Stored& own : stored) own.bits.reset(new uint32_t[room]);
+
+  // The threshold is among the `count` weights in low .. high; `higher` weights lie above that range.
+  uint32_t low = 0, high = kMagnitude;
+  int64_t higher = 0, count = total;
+  for (int turn = 0;; ++turn) {
+    const auto range = bracket(sample(tables, total, low, high), static_cast<double>(keep - higher),
+                               static_cast<double>(count), low, high, turn);
+    parallel_ranges(words, threads, [&](int64_t begin, int64_t end, int thread) {
+      MagnitudeScan& scan = stored[thread].scan;
+      scan = {range.first, range.second, 0, 0, 0, stored[thread].bits.get(), 0, room, false};
+      for_words(tables, begin, end, [&](const float* weights, int64_t n, uint32_t*) {
+        passes().scan_magnitudes(weights, n, scan);
+      });
+    });
+    MagnitudeScan all{range.first, range.second};
+    bool overflown = false;
+    for (const Stored& own : stored) {
+      all.above += own.scan.above, all.found += own.scan.found;
+      all.at_high += own.scan.at_high, all.at_low += own.scan.at_low;
+      all.nan |= own.scan.nan;
+      overflown |= own.scan.found > room;
+    }
+    if (all.nan || keep <= 0) return {UINT32_MAX, 0, std::vector<int64_t>(threads), all.nan};
+
+    const int64_t rank = keep - all.above;  // from the top of the bracket
+    if (rank <= 0) {
+      low = all.high + 1, count = all.above - higher;
+    } else if (rank <= all.at_high) {
+      return threshold_at(all.high, rank, stored, [](const Stored& s) { return s.scan.at_high; });
+    } else if (rank <= all.at_high + all.found && !overflown) {
+      std::vector<uint32_t> bits;
+      for (const Stored& own : stored) bits.insert(bits.end(), own.begin(), own.end());
+      const auto nth = bits.begin() + (rank - all.at_high - 1);
+      std::nth_element(bits.begin(), nth, bits.end(), std::greater<>());
+      const uint32_t found = *nth;
+      const int64_t larger = std::count_if(bits.begin(), nth, [=](uint32_t b) { return b > found; });
+      return threshold_at(found, rank - all.at_high - larger, stored, [=](const Stored& s) {
+        return std::count(s.begin(), s.end(), found);
+      });
+    } else if (rank <= all.at_high + all.found) {
+      low = all.low + 1, high = all.high - 1;
+      higher = all.above + all.at_high, count = all.found;
+    } else if (rank <= all.at_high + all.found + all.at_low) {
+      return threshold_at(all.low, rank - all.at_high - all.found, stored,
+                          [](const Stored& s) { return s.scan.at_low; });
+    } else {
+      const int64_t down_to_low = all.above + all.at_high + all.found + all.at_low;
+      high = all.low - 1, count -= down_to_low - higher, higher = down_to_low;
+    }
+  }
+}
 
 }  // namespace
 
 bool topk_mask(const std::vector<MaskedTable>& tables, int64_t keep, int threads) {
-  const int64_t words = total_words(tables);
-  const auto own = std::make_unique<std::unique_ptr<Histograms>[]>(threads);
-
-  parallel_ranges(words, threads, [&](int64_t begin, int64_t end, int thread) {
-    own[thread] = std::make_unique<Histograms>();
-    Histograms& h = *own[thread];
-    uint32_t largest = 0;
-    for_words(tables, begin, end, [&](const float* weights, int64_t count, uint32_t*) {
-      int64_t i = 0;
-      for (; i + 2 <= count; i += 2) {
-        const uint32_t a = magnitude(weights + i), b = magnitude(weights + i + 1);
-        ++h.high[0][a >> kLowBits], ++h.high[1][b >> kLowBits];
-        largest = std::max(largest, std::max(a, b));
-      }
-      if (i < count) {
-        const uint32_t a = magnitude(weights + i);
-        ++h.high[0][a >> kLowBits];
-        largest = std::max(largest, a);
-      }
-    });
-    h.nan = largest > kInfinity;
-  });
-  for (int thread = 0; thread < threads; ++thread)
-    if (own[thread]->nan) return false;
-  if (keep <= 0) {
-    for (const MaskedTable& table : tables)
-      std::memset(table.mask, 0, sizeof(uint32_t) * ((table.cols + 31) / 32) * table.rows);
-    return true;
-  }
-
-  std::vector<int64_t> histogram(kHighBins);
-  for (int64_t bin = 0; bin < kHighBins; ++bin)
-    for (int thread = 0; thread < threads; ++thread)
-      histogram[bin] += int64_t{own[thread]->high[0][bin]} + own[thread]->high[1][bin];
-  int64_t ties = keep;
-  const uint32_t high = static_cast<uint32_t>(select_bin(histogram.data(), kHighBins, ties));
-
-  parallel_ranges(words, threads, [&](int64_t begin, int64_t end, int thread) {
-    Histograms& h = *own[thread];
-    for_words(tables, begin, end, [&](const float* weights, int64_t count, uint32_t*) {
-      constexpr int64_t kStep = 64;
-      for (int64_t i = 0; i < count; i += kStep) {
-        const int64_t step = std::min(kStep, count - i);
-        if (!any_in_bin(weights + i, step, high)) continue;
-        for (int64_t j = i; j < i + step; ++j)
-          if (magnitude(weights + j) >> kLowBits == high)
-            ++h.low[magnitude(weights + j) & (kLowBins - 1)];
-      }
-    });
-  });
-  histogram.assign(kLowBins, 0);
-  for (int64_t bin = 0; bin < kLowBins; ++bin)
-    for (int thread = 0; thread < threads; ++thread) histogram[bin] += own[thread]->low[bin];
-  const uint32_t low = static_cast<uint32_t>(select_bin(histogram.data(), kLowBins, ties));
-  const uint32_t threshold = high << kLowBits | low;
-
-  parallel_ranges(words, threads, [&](int64_t begin, int64_t end, int thread) {
-    int64_t left = ties;
-    for (int before = 0; before < thread; ++before) left -= own[before]->low[low];
-    for_words(tables, begin, end, [&](const float* weights, int64_t count, uint32_t* word) {
-      for (int64_t i = 0; i < count; i += 32)
-        *word++ = mask_word(weights + i, static_cast<int>(std::min<int64_t>(32, count - i)),
-                            threshold, left);
+  const Threshold threshold = select(tables, keep, threads);
+  if (threshold.nan) return false;
+  parallel_ranges(total_words(tables), threads, [&](int64_t begin, int64_t end, int thread) {
+    int64_t ties = threshold.ties;
+    for (int before = 0; before < thread; ++before) ties -= threshold.equal[before];
+    for_words(tables, begin, end, [&](const float* weights, int64_t count, uint32_t* mask) {
+      passes().write_mask(weights, count, threshold.bits, ties, mask);
     });
   });
   return true;
@@ -177,10 +208,7 @@ bool topk_mask_rows(const MaskedTable& table, int64_t keep, int threads) {
         threshold = bits[keep - 1];
         ties = std::count(bits.begin(), bits.begin() + keep, threshold);
       }
-      for (int64_t word = 0; word < words; ++word)
-        table.mask[row * words + word] =
-            mask_word(weights + word * 32,
-                      static_cast<int>(std::min<int64_t>(32, table.cols - word * 32)), threshold, ties);
+      passes().write_mask(weights, table.cols, threshold, ties, table.mask + row * words);
     }
   });
   return std::none_of(nan.begin(), nan.end(), [](char found) { return found; });

@@ -174,7 +174,9 @@ def _cpu(
         _C.fused_cross_entropy(
             [left(queries, grad_queries)],
             [right(table, table_mask, grad_entities, mask)],
-            *(batch, *entities.shape),
+            batch,
+            entities.shape[0],
+            entities.shape[1],
             targets.data_ptr(),
             address(row_weight),
             1 / batch,

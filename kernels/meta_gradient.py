@@ -163,7 +163,9 @@ def _cpu(
         _C.fused_meta(
             [left(q_source, grad_source), left(q_pruned), left(dq_pruned)],
             [right(entities, None, grad_entities), right(*student), right(dentities, mask)],
-            *(batch, *entities.shape),
+            batch,
+            entities.shape[0],
+            entities.shape[1],
             inner_lr / temperature**2 / batch,
             statistics.data_ptr(),
             torch.get_num_threads(),

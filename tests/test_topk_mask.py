@@ -102,6 +102,34 @@ def test_mask_is_a_stable_sort_of_all_magnitudes(
         assert_masks(masks_on(device, tables, fraction), tables, expected(tables, fraction))
 
 
+MISLEADING: dict[str, Callable[[Tensor], Tensor]] = FILLS | {
+    "sampled places larger": lambda x: spread(x, 100.0),
+    "sampled places smaller": lambda x: spread(x, 0.01),
+    "sampled places equal": lambda x: spread(x, 0.0),
+    "rising": lambda x: torch.arange(float(x.numel())).view_as(x),
+    "one in a thousand": lambda x: torch.where(x > 3.1, x, 0.0),
+}
+"""For the selection on a CPU, which looks at a sample of many weights first."""
+
+
+def spread(x: Tensor, factor: float) -> Tensor:
+    """The weights at which 131,072 samples of some 800,000 look, times `factor`."""
+    flat = x.flatten().clone()
+    flat[3::6] *= factor
+    return flat.view_as(x)
+
+
+@pytest.mark.parametrize("fill", MISLEADING)
+@pytest.mark.parametrize("columns", [1000, 1024])
+def test_samples_of_large_tables_may_mislead(fill: str, columns: int) -> None:
+    tables = [MISLEADING[fill](kc.table(800, columns)), kc.table(3, 50)]
+    for fraction in [0.0, 0.001, 0.9, 1.0]:
+        for isa in (kc.ISAS[0], "portable"):
+            with kc.isa(isa):
+                masks = kernels.topk_mask(tables, fraction)
+            assert_masks(masks, tables, expected(tables, fraction))
+
+
 @pytest.mark.parametrize("fill", FILLS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_row_granularity_sorts_every_row_by_itself(
