@@ -36,7 +36,7 @@ def topk_mask(
     Raises:
         ValueError: a weight is NaN, a fraction or granularity that does not exist.
 
-    Equivalent to a stable descending sort of the joined magnitudes; done by selection, without sorting (fp32).
+    Equivalent to a stable descending sort of the joined magnitudes; done by selection (fp32).
     """
     tables = list(tables)
     if not tables:

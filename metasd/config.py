@@ -47,7 +47,7 @@ class TrainConfig(_Section):
     seed: int = Field(0, ge=0, lt=1 << 32)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for score blocks")
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 
 
 class RegularizerConfig(_Section):

@@ -118,22 +118,23 @@ def _rank(
     """Counts of better and of equal entities: (2, n), the tail side first."""
     queries = graph.with_inverses(triples)
     entities, relations = model.tables(pruned)
-    candidates = model.candidates(entities)
+    candidates, device = model.candidates(entities), model.device
     greater, equal = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
     for start in range(0, len(queries), _CHUNK):
         part = queries[start : start + _CHUNK]
-        heads, relation_ids, targets = (torch.from_numpy(c.copy()) for c in part.T)
+        heads, relation_ids, targets = (torch.from_numpy(c.copy()).to(device) for c in part.T)
         query = model.scoring.query(entities[heads], relations[relation_ids])
         indptr, indices = known.rows(part[:, 0], part[:, 1])
         above, ties = kernels.rank_targets(
             query,
             candidates,
             targets,
-            (torch.from_numpy(indptr), torch.from_numpy(indices)),
+            (torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)),
             precision=precision,
             score_memory=score_memory,
         )
-        greater[start : start + _CHUNK], equal[start : start + _CHUNK] = above.numpy(), ties.numpy()
+        greater[start : start + _CHUNK] = above.cpu().numpy()
+        equal[start : start + _CHUNK] = ties.cpu().numpy()
         if progress is not None:
             progress(len(part))
     return greater.reshape(2, -1), equal.reshape(2, -1)

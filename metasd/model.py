@@ -47,6 +47,17 @@ class Model:
         )
 
     @property
+    def device(self) -> torch.device:
+        return self.entities.device
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model on a device; tables that are there already are shared."""
+        masks = None if self.masks is None else (self.masks[0].to(device), self.masks[1].to(device))
+        return Model(
+            self.scoring, self.entities.to(device), self.relations.to(device), masks, self.values
+        )
+
+    @property
     def num_entities(self) -> int:
         return self.entities.shape[0] // self.scoring.entity_roles
 
@@ -128,7 +139,7 @@ def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
         )
     energy = scoring.squares(model.entities).mean(0) * scoring.squares(model.relations).mean(0)
     keep = scoring.rank - math.ceil(prune_fraction * scoring.rank)
-    kept = torch.zeros(scoring.rank, dtype=torch.bool)
+    kept = torch.zeros(scoring.rank, dtype=torch.bool, device=model.device)
     kept[energy.argsort(descending=True, stable=True)[:keep]] = True
     columns = kept.repeat(scoring.entity_width // scoring.rank)
     words = kernels.pack_mask(columns[None])

@@ -49,7 +49,10 @@ def predict(
     left_out = None
     if known is not None:
         indptr, indices = known.rows([given], [relation_id])
-        left_out = torch.from_numpy(indptr), torch.from_numpy(indices)
+        left_out = (
+            torch.from_numpy(indptr).to(model.device),
+            torch.from_numpy(indices).to(model.device),
+        )
     candidates = model.candidates(entities)
     scores, best = kernels.topk_entities(query, candidates, min(k, len(candidates)), left_out)
     return [

@@ -95,13 +95,14 @@ class Step:
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, float]:
         """Trains on a batch; returns losses by name. Only objective `metasd` needs `quiz`."""
         objective = self.config.train.objective
-        losses = {"source": self.source_step(batch)[0]}
+        losses: dict[str, Tensor] = {"source": self.source_step(batch)[0]}
         if objective == "metasd":
             assert quiz is not None
             losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
         if objective != "dense":
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
-        return {name: float(loss) for name, loss in losses.items()}
+        values: list[float] = torch.stack(list(losses.values())).tolist()  # one wait for a GPU
+        return dict(zip(losses, values, strict=True))
 
     # Step 0
 
@@ -355,4 +356,5 @@ class Step:
 
 
 def _fused(model: Model) -> bool:
-    return model.entities.dtype == torch.float32
+    """PyTorch's fused Adagrad is for CPUs."""
+    return model.entities.dtype == torch.float32 and model.device.type == "cpu"

@@ -151,14 +151,16 @@ class Trainer:
             raise InputError(
                 f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed"
             )
-        self.triples, self.quiz = split_quiz(graph, config)
+        self.device = training_device(config.train.device)
+        train, quiz = split_quiz(graph, config)
+        self.triples, self.quiz = train.to(self.device), quiz.to(self.device)
         self.model = Model.create(
             Scoring.named(config.model.name)(config.model.rank),
             graph.num_entities,
             graph.num_relations,
             config.train.seed,
             config.prune.values,
-        )
+        ).to(self.device)
         if config.train.objective != "dense":
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)
         self.position = Position()
@@ -168,7 +170,7 @@ class Trainer:
         weights = None
         if self.config.entity_weights:
             counts = torch.from_numpy(self.graph.entity_counts.astype(np.float32))
-            weights = 0.1 + 0.9 * counts / counts.max()
+            weights = (0.1 + 0.9 * counts / counts.max()).to(self.device)
         self.step = Step(self.model, self.config, weights)
 
     @property
@@ -228,7 +230,7 @@ class Trainer:
             "seconds": position.seconds,
             "steps": steps,
             "triples_per_second": rows / position.seconds if position.seconds else 0.0,
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak_memory(self.device),
             "prune_fraction": self._fraction(position.epoch),
         }
         position.epoch, position.step, position.sums, position.seconds = (
@@ -283,7 +285,7 @@ class Trainer:
         best = Checkpoint.load(self.folder.best, MODEL_TENSORS)
         self.model = restore_model(
             best, self.config, self.graph.num_entities, self.graph.num_relations
-        )
+        ).to(self.device)
         metrics: dict[str, Any] = {}
         for split in ("valid", "test"):
             if len(self.graph.split(split)):
@@ -355,13 +357,13 @@ class Trainer:
         """The epoch's batches by step; the order is a function of seed and epoch alone."""
         settings = self.config.train
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
-        order = torch.randperm(len(self.triples), generator=generator)
+        order = torch.randperm(len(self.triples), generator=generator).to(self.device)
         size = settings.batch_size
         quiz_size = min(settings.quiz_batch_size or size, len(self.quiz))
         rounds = math.ceil(self.steps_per_epoch * quiz_size / len(self.quiz))
         quiz_order = torch.cat(
             [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
-        )
+        ).to(self.device)
 
         def batch(step: int) -> tuple[Batch, Batch | None]:
             rows = self.triples[order[step * size : (step + 1) * size]]
@@ -413,7 +415,7 @@ class Trainer:
             )
         self.model = restore_model(
             checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
-        )
+        ).to(self.device)
         self._start_step()
         try:
             for key, tensor in self._optimizer_tensors().items():
@@ -470,8 +472,18 @@ def split_quiz(graph: Graph, config: Config) -> tuple[Tensor, Tensor]:
     return both(kept), both(train[order[:size].sort().values])
 
 
-def peak_memory() -> int:
-    """The process's largest resident size so far, in bytes."""
+def training_device(name: str) -> torch.device:
+    """The device of `train.device`; InputError if it is not there."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise InputError("train.device = cuda, but PyTorch finds no CUDA device here")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of tensors on a GPU, else the process's resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
 

@@ -19,6 +19,15 @@ from metasd.step import Step
 from metasd.trainer import Interrupted, resume, split_quiz, train
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"train.device = cuda, but PyTorch finds no CUDA device"):
+        train(small_graph, quick.override({"train.device": "cuda"}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def same_weights(a: Run, b: Run) -> bool:
     return torch.equal(a.model.entities, b.model.entities) and torch.equal(
         a.model.relations, b.model.relations
@@ -28,9 +37,16 @@ def same_weights(a: Run, b: Run) -> bool:
 @pytest.mark.parametrize("objective", ["metasd", "distill", "prune", "dense"])
 @pytest.mark.parametrize("name", ["complex", "cp"])
 def test_every_objective_trains_and_reports(
-    small_graph: Graph, quick: Config, tmp_path: Path, objective: str, name: str
+    small_graph: Graph, quick: Config, tmp_path: Path, objective: str, name: str, device: str
 ) -> None:
-    config = quick.override({"train.objective": objective, "model.name": name, "train.epochs": 4})
+    config = quick.override(
+        {
+            "train.objective": objective,
+            "model.name": name,
+            "train.epochs": 4,
+            "train.device": device,
+        }
+    )
     run = train(small_graph, config, tmp_path / "run")
     random_mrr = 0.03
     assert run.metrics["test"]["source"]["mrr"] > 2 * random_mrr
