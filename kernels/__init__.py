@@ -2,8 +2,8 @@
 
 Installed as `metasd.kernels`. Kernels know tensors, never models, graphs or configurations. Every
 operation is registered in the `metasd::` namespace of `torch.library` with a plain-torch reference
-(any device, fp32 and fp64), a CPU implementation that streams score blocks, and a fake for
-`torch.compile`.
+(any device, fp32 and fp64), a CPU implementation that streams score blocks or, on processors with
+bf16 tiles, keeps them in registers, and a fake for `torch.compile`.
 """
 
 if __name__ == "kernels":
@@ -11,6 +11,7 @@ if __name__ == "kernels":
         "this package is metasd.kernels: `pip install .`, then `from metasd import kernels`"
     )
 
+from ._fused import uses_tiles
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .complex_rows import complex_product
 from .distillation import inner_distillation, mutual_distillation
@@ -41,4 +42,5 @@ __all__ = [
     "topk_entities",
     "topk_mask",
     "unpack_mask",
+    "uses_tiles",
 ]

@@ -5,10 +5,16 @@ from torch import Tensor
 
 from metasd import _C
 
+from ._stream import product_dtype
 
-def is_fused(queries: Tensor, entities: Tensor, dtype: torch.dtype) -> bool:
-    """Whether products in `dtype` go to tile registers; there is no block of scores then."""
-    return dtype == torch.bfloat16 and _C.fused() and len(queries) > 0 and len(entities) > 0
+
+def uses_tiles(precision: str) -> bool:
+    """Whether losses on a CPU run on tile registers: then there are no score blocks in memory."""
+    return _C.fused() and product_dtype(precision) == torch.bfloat16
+
+
+def is_fused(queries: Tensor, entities: Tensor, precision: str) -> bool:
+    return uses_tiles(precision) and len(queries) > 0 and len(entities) > 0
 
 
 def address(x: Tensor | None) -> int:

@@ -252,7 +252,7 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(q_source, entities, dtype):
+    if is_fused(q_source, entities, precision):
         _C.fused_distillation(
             [left(q_source, grad_source if mutual else None), left(q_pruned, grad_pruned)],
             [

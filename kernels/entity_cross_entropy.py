@@ -170,7 +170,7 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(queries, entities, dtype):
+    if is_fused(queries, entities, precision):
         _C.fused_cross_entropy(
             [left(queries, grad_queries)],
             [right(table, table_mask, grad_entities, mask)],

@@ -159,7 +159,7 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(q_source, entities, dtype):
+    if is_fused(q_source, entities, precision):
         _C.fused_meta(
             [left(q_source, grad_source), left(q_pruned), left(dq_pruned)],
             [right(entities, None, grad_entities), right(*student), right(dentities, mask)],

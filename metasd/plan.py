@@ -29,10 +29,11 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
     height, width = kernels.block_shape(
         batch, graph.num_entities, matrices, itemsize, train.score_memory
     )
-    scores = matrices * height * width * itemsize
+    tiles = kernels.uses_tiles(train.precision)  # then neither scores nor operands are stored
+    scores = 0 if tiles else matrices * height * width * itemsize
     candidates = graph.num_entities * scoring.entity_width
     # Cast operands: source, student joined with its direction, and the product before it is added.
-    operands = {"metasd": 4, "distill": 3, "prune": 3, "dense": 2}[train.objective]
+    operands = 0 if tiles else {"metasd": 4, "distill": 3, "prune": 3, "dense": 2}[train.objective]
     # Gradients alive together: source and student, v and the meta gradient; plus one in the making.
     gradients = {"metasd": 3, "distill": 2, "prune": 2, "dense": 1}[train.objective]
     rows = 4 * batch * (2 * scoring.entity_width + scoring.relation_width) * 8
@@ -55,7 +56,9 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
         "bytes of masks": masks,
         "bytes of optimiser states": 2 * tables,
         "bytes of a step at most": step,
-        "score block": f"{height} x {width} of {batch} x {graph.num_entities}, {matrices} at once",
+        "score block": "tiles, in registers"
+        if tiles
+        else f"{height} x {width} of {batch} x {graph.num_entities}, {matrices} at once",
         "bytes of score blocks": scores,
         "bytes at the peak": resident_memory() + 3 * tables + masks + step,
         "product precision": str(kernels.product_dtype(train.precision)).removeprefix("torch."),
