@@ -1,4 +1,4 @@
-"""`pytest benchmarks -m gpu`: gpu.py on the CUDA device; on tiny shapes of any device with --quick."""
+"""`pytest benchmarks -m gpu`: gpu.py on a CUDA device; with --quick, on tiny shapes of any."""
 
 import json
 from pathlib import Path
