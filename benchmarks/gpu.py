@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --quick --device cpu --out /tmp    # every part once, on tiny shapes
 
 Every operation is compared with its definition in float64 on the same device; a difference above
-its bound ends the program before anything is timed. Baselines are eager PyTorch in the same precision
-(dense.py), `torch.compile` of it, and `F.linear_cross_entropy` where PyTorch has it. Ceilings are
-measured, not looked up: the bandwidth of a copy and the rate of large matrix products.
+its bound ends the program before anything is timed. Baselines are eager PyTorch in the same
+precision (dense.py), `torch.compile` of it, and `F.linear_cross_entropy` where PyTorch has it.
+Ceilings are measured, not looked up: the bandwidth of a copy, the rate of large matrix products.
 """
 
 import argparse
