@@ -1,4 +1,4 @@
-// Losses over all entities in one sweep over the tables, on tile registers (AMX).
+// Losses over all entities in two sweeps over the tables, on tile registers (AMX).
 //
 // Written as three steps (products, row pass, products) a loss moves its score matrix through memory
 // half a dozen times, which costs as much as the products. Here a thread takes a block of entities,
@@ -41,8 +41,8 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // inside the compiler's own intrinsics
 #pragma GCC push_options
-#pragma GCC target( \
-    "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi2,avx512bf16,amx-tile,amx-bf16,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi2,prefer-vector-width=512")
+#pragma GCC target("avx512bf16,amx-tile,amx-bf16")
 
 namespace metasd {
 namespace {
@@ -241,7 +241,8 @@ struct Distillation {
     stat[6] += es * difference, stat[7] -= ep * difference;
   }
   METASD_INLINE void rescale(const Distillation& a, f32* stat, f32 max_s, f32 max_p) {
-    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft), soft_p = exp2_of((stat[1] - max_p) * a.soft);
+    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft);
+    const f32 soft_p = exp2_of((stat[1] - max_p) * a.soft);
     stat[2] *= sharp(stat[0] - max_s, soft_s), stat[4] *= soft_s, stat[6] *= soft_s;
     stat[3] *= sharp(stat[1] - max_p, soft_p), stat[5] *= soft_p, stat[7] *= soft_p;
     stat[0] = max_s, stat[1] = max_p;
@@ -254,7 +255,8 @@ struct Distillation {
     rescale(a, more, max_s, max_p);
     for (int i = 2; i < kFirstTarget; ++i) stat[i] += more[i];
   }
-  METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, float scale, f32* factor) {
+  METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, float scale,
+                             f32* factor) {
     const f32 shift = (stat[0] - stat[1]) * a.inverse_tau + logarithm(stat[4]) - logarithm(stat[5]);
     factor[0] = stat[0], factor[1] = stat[1];
     factor[2] = weight / stat[2], factor[3] = weight / stat[3];
@@ -298,7 +300,8 @@ struct Meta {
     stat[4] += es * z[2], stat[5] += ep * z[2];
   }
   METASD_INLINE void rescale(const Meta& a, f32* stat, f32 max_s, f32 max_p) {
-    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft), soft_p = exp2_of((stat[1] - max_p) * a.soft);
+    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft);
+    const f32 soft_p = exp2_of((stat[1] - max_p) * a.soft);
     stat[2] *= soft_s, stat[4] *= soft_s, stat[3] *= soft_p, stat[5] *= soft_p;
     stat[0] = max_s, stat[1] = max_p;
   }
@@ -324,7 +327,7 @@ struct Meta {
 // ---- the engine ------------------------------------------------------------------------------------
 
 constexpr int64_t kBlock = 256;  // entities and queries whose operands stay in the second-level cache
-constexpr int64_t kSquare = kPair * kPair;  // scores of 32 entities and 32 queries: two columns of tiles
+constexpr int64_t kSquare = kPair * kPair;  // scores of 32 entities and 32 queries
 
 // Sizes rounded up to whole pairs of tiles, and where everything lies in the scratch memory.
 struct Plan {
@@ -434,7 +437,7 @@ class Engine {
       for (int64_t q = first; q < first + kPair; q += kTile)
         for (int64_t step = 0; step < steps; ++step) {
           f32 words[kLanes];
-          for (int r = 0; r < kLanes; ++r) 
+          for (int r = 0; r < kLanes; ++r)
             words[r] = (f32)joined(at(q + r, step * kPair), at(q + r, step * kPair + kTile));
           transpose(words);
           bf16* to = across_[i] + (q / kTile * steps + step) * kTileNumbers;
@@ -569,7 +572,8 @@ class Engine {
       for (int s = 0; s < Loss::kScores; ++s) {
         if (!learns(s)) continue;
         rows[s] = row_of(at.mine.g_rows[s], kBlock, at.n, column);
-        pairs[s] = at.mine.g_pairs[s] + (at.n / kPair * (kBlock / kTile) + column / kTile) * kTileNumbers;
+        const int64_t tile = at.n / kPair * (kBlock / kTile) + column / kTile;
+        pairs[s] = at.mine.g_pairs[s] + tile * kTileNumbers;
       }
       for (int64_t row = 0; row < kPair; row += 2) {
         f32 even[Loss::kScores]{}, odd[Loss::kScores]{};  // zero where there is no entity
@@ -579,8 +583,9 @@ class Engine {
           if (!learns(s)) continue;
           const u32 both = joined(even[s], odd[s]);
           bf16* to = row_of(rows[s], kBlock, row, 0);
-          __builtin_memcpy(to, &both, sizeof both / 2);
-          __builtin_memcpy(to + kPair, reinterpret_cast<const char*>(&both) + sizeof both / 2, sizeof both / 2);
+          constexpr size_t half = sizeof both / 2;
+          __builtin_memcpy(to, &both, half);
+          __builtin_memcpy(to + kPair, reinterpret_cast<const char*>(&both) + half, half);
           store_words(pairs[s] + row / 2 * kPair, interleaved(both));
         }
       }
@@ -629,7 +634,8 @@ class Engine {
     Loss::prepare(loss_, total, load(weights_ + q, All{}), args_.scale, factor);
     for (int i = 0; i < Loss::kFactors; ++i) store(factors_ + i * plan_.queries + q, factor[i], All{});
     for (int64_t lane = 0; lane < kLanes && q + lane < args_.queries; ++lane)
-      for (int i = 0; i < Loss::kStats; ++i) args_.stats[(q + lane) * Loss::kStats + i] = total[i][lane];
+      for (int i = 0; i < Loss::kStats; ++i)
+        args_.stats[(q + lane) * Loss::kStats + i] = total[i][lane];
   }
 
   void gradients(Thread& mine, int64_t start) {
