@@ -62,7 +62,11 @@ class Scoring(ABC):
 
     def squares(self, rows: Tensor) -> Tensor:
         """Squared modulus of every coordinate, (B, rank)."""
-        return rows.square().view(-1, rows.shape[1] // self.rank, self.rank).sum(dim=1)
+        first, *others = rows.view(-1, rows.shape[1] // self.rank, self.rank).unbind(dim=1)
+        total = first.square()
+        for part in others:
+            total.addcmul_(part, part)
+        return total
 
     def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
         """Sum over the batch of 0.5 (|h|^2 + |t|^2) + 1.5 (|h r|^2 + |r t|^2) (DURA, NeurIPS 2020).
