@@ -35,7 +35,7 @@ class TrainConfig(_Section):
         "metasd",
         description="the method; without the meta step; with neither teacher; without pruning",
     )
-    epochs: int = Field(15, ge=1)
+    epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
     lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
@@ -56,7 +56,7 @@ class RegularizerConfig(_Section):
 
 
 class RelationPredictionConfig(_Section):
-    weight: float = Field(0.25, ge=0, description="of the relation cross entropy; 0 turns it off")
+    weight: float = Field(1.0, ge=0, description="of the relation cross entropy; 0 turns it off")
 
 
 class PruneConfig(_Section):
