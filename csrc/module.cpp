@@ -10,7 +10,9 @@
 
 #include <tuple>
 
+#include "engine.h"
 #include "fused.h"
+#include "labels.h"
 #include "passes.h"
 #include "topk_mask.h"
 
@@ -58,6 +60,14 @@ FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<Righ
   args.targets = at<int64_t>(targets), args.weight = at<float>(weight), args.scale = scale;
   args.stats = at<float>(stats), args.threads = threads;
   return args;
+}
+
+using CodedTuple = std::tuple<int, int, int64_t, int64_t, Address, Address, int64_t, Address, int64_t, Address>;
+
+CodedTable coded(const CodedTuple& tuple) {
+  const auto& [code, kind, rows, width, indptr, columns, column_bytes, values, value_bytes, scale] = tuple;
+  return {static_cast<Columns>(code), static_cast<Values>(kind), rows, width, at<uint32_t>(indptr),
+          at<uint8_t>(columns), column_bytes, at<uint8_t>(values), value_bytes, at<float>(scale)};
 }
 
 bool keep_freed_memory() {
@@ -201,5 +211,33 @@ PYBIND11_MODULE(_C, m) {
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {
     passes().scatter_add({at<float>(to), at<int64_t>(index), at<float>(from), rows, cols, threads});
+  }, unlocked);
+
+  m.def("engine_isa", [] { return engine().isa; }, "The instruction set of the compressed engine.");
+  m.def("select_engine", [](const std::string& name) { return select_engine(name.c_str()); });
+  m.def("engine_supported", [](const std::string& name) { return engine_supported(name.c_str()); });
+  m.def("check_table", [](const CodedTuple& table, int threads) {
+    return engine().check(coded(table), threads);
+  }, unlocked);
+  m.def("decode_rows", [](const CodedTuple& table, Address rows, int64_t count, Address out) {
+    engine().decode(coded(table), at<int64_t>(rows), count, at<float>(out));
+  }, unlocked);
+  m.def("score_table", [](const CodedTuple& table, Address queries, int64_t count_queries,
+                          int64_t first, int64_t count, Address rows, int64_t k,
+                          Address known_indptr, Address known_indices, float inverse_temperature,
+                          Address scores, Address indices, Address logsumexp, int threads) {
+    return engine().score({coded(table), at<float>(queries), count_queries, first, count,
+                           at<int64_t>(rows), k, at<int64_t>(known_indptr),
+                           at<int64_t>(known_indices), inverse_temperature, at<float>(scores),
+                           at<int64_t>(indices), at<float>(logsumexp), threads});
+  }, unlocked);
+  m.def("label_lines", [](Address text, int64_t size, int64_t count, Address starts) {
+    return label_lines(at<char>(text), size, count, at<uint32_t>(starts));
+  }, unlocked);
+  m.def("sort_labels", [](Address text, Address starts, int64_t count, int field, Address order) {
+    return sort_labels(at<char>(text), at<uint32_t>(starts), count, field, at<uint32_t>(order));
+  }, unlocked);
+  m.def("repeated_label", [](Address text, Address starts, Address order, int64_t count, int field) {
+    return repeated_label(at<char>(text), at<uint32_t>(starts), at<uint32_t>(order), count, field);
   }, unlocked);
 }

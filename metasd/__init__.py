@@ -17,6 +17,7 @@ if importlib.util.find_spec("metasd._C") is None:
     )
 
 if TYPE_CHECKING:
+    from .compressed import CompressedModel, compress
     from .config import Config, preset
     from .errors import InputError
     from .evaluation import evaluate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .trainer import Interrupted, resume, train
 
 _WHERE = {
+    "CompressedModel": "compressed",
     "Config": "config",
     "Graph": "graph",
     "InputError": "errors",
@@ -34,6 +36,7 @@ _WHERE = {
     "Model": "model",
     "Run": "run",
     "Scoring": "models",
+    "compress": "compressed",
     "evaluate": "evaluation",
     "load_graph": "graph",
     "preset": "config",
@@ -42,6 +45,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "CompressedModel",
     "Config",
     "Graph",
     "InputError",
@@ -49,6 +53,7 @@ __all__ = [
     "Model",
     "Run",
     "Scoring",
+    "compress",
     "evaluate",
     "load_graph",
     "preset",

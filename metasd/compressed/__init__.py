@@ -1,0 +1,12 @@
+"""The compressed model: a file, an engine and an interface that need neither torch nor training.
+
+from metasd.compressed import CompressedModel
+model = CompressedModel.from_pretrained("models/mine")
+model.predict(head="Ada Berg", relation="parent_of", k=3)  # [(label, score), ...]
+"""
+
+from .build import compress
+from .model import Answer, CompressedModel, Question
+from .table import CODECS, Table, encode
+
+__all__ = ["CODECS", "Answer", "CompressedModel", "Question", "Table", "compress", "encode"]

@@ -1,0 +1,202 @@
+"""From a trained model to a compressed one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from metasd.errors import InputError
+from metasd.vocabulary import Vocabulary
+
+from .known import KnownTriples
+from .labels import Labels
+from .model import CompressedModel
+from .scoring import scoring_named
+from .table import CODES, Array, Floats, Table, encode
+
+if TYPE_CHECKING:
+    from metasd.graph import Graph
+    from metasd.model import Model
+    from metasd.run import Run
+
+_LEVELS = {"int8": 127, "int4": 7, "int3": 3, "ternary": 1}
+_CODEC_OF = {"fp32": "int8", "int8": "int8", "int4": "int4", "int3": "int4", "ternary": "ternary"}
+_METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", "tie_rate")
+
+
+@dataclass(frozen=True)
+class _Codec:
+    """How a table is encoded: codec, values, and the steps that it was rounded to before."""
+
+    codec: str
+    values: str
+    levels: int | None = None
+
+    def encode(self, weights: Floats) -> Table:
+        return encode(weights, self.codec, self.values, self.levels)
+
+
+def compress(
+    model: Model | Run,
+    codec: str = "auto",
+    values: str = "auto",
+    *,
+    pruned: bool | None = None,
+    graph: Graph | None = None,
+    vocabulary: Vocabulary | None = None,
+    known: bool = True,
+) -> CompressedModel:
+    """Compresses the tables that a trained model scores with.
+
+    Args:
+        model: a model, or a run, whose labels, metrics and protocol go with it.
+        codec: `sparse`, `column`, `int8`, `int4`, `ternary`; auto: sparse or column where most
+            weights are zero, else the codec of the values that the model was trained with, or int8.
+        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, ternary as well);
+            auto: fp16, or the values that the model was trained with.
+        pruned: the pruned model, or its source; None: the pruned one where there is one.
+        graph: its triples are kept so that answers leave them out. Of a run: if it is not where the
+            run found it.
+        vocabulary: the labels of a model without a run or graph; or else the ids are labels.
+        known: False keeps no triples, and needs no graph.
+
+    Raises:
+        InputError: a codec that does not fit, or a graph that cannot be found.
+    """
+    about: dict[str, Any] = {}
+    if not hasattr(model, "tables"):
+        run = model
+        model, vocabulary = run.model, run.vocabulary
+        about = _about_run(run)
+        if known and graph is None:
+            graph = run.graph()
+    model = cast("Model", model)
+    if pruned is None:
+        pruned = model.masks is not None
+    tables = [table.detach().cpu().numpy() for table in model.tables(pruned)]
+    trained = model.values if pruned else "fp32"
+    chosen = _choose(tables[0], codec, values, trained)
+    about |= {"model": "pruned" if pruned else "source"}
+    return assemble(
+        model.scoring.name,
+        model.scoring.rank,
+        tables[0],
+        tables[1],
+        chosen,
+        _of_relations(chosen, trained),
+        vocabulary or graph,
+        graph if known else None,
+        about,
+    )
+
+
+def compress_tables(
+    scoring: str,
+    rank: int,
+    entities: Floats,
+    relations: Floats,
+    codec: str = "auto",
+    values: str = "auto",
+    *,
+    vocabulary: Vocabulary | None = None,
+    graph: Graph | None = None,
+    about: dict[str, Any] | None = None,
+) -> CompressedModel:
+    """Compresses tables as they are: fp32 (roles * N, width) and (2R, width), inverses second."""
+    chosen = _choose(entities, codec, values, "fp32")
+    return assemble(
+        scoring,
+        rank,
+        entities,
+        relations,
+        chosen,
+        _of_relations(chosen, "fp32"),
+        vocabulary or graph,
+        graph,
+        about or {},
+    )
+
+
+def assemble(
+    scoring: str,
+    rank: int,
+    entities: Floats,
+    relations: Floats,
+    entity_codec: _Codec,
+    relation_codec: _Codec,
+    vocabulary: Vocabulary | None,
+    graph: Graph | None,
+    about: dict[str, Any],
+) -> CompressedModel:
+    num_entities = len(entities) // scoring_named(scoring).roles
+    num_relations = len(relations) // 2
+    if vocabulary is None:
+        ids = [str(i) for i in range(max(num_entities, num_relations))]
+        vocabulary = Vocabulary(entities=ids[:num_entities], relations=ids[:num_relations])
+    have = (vocabulary.num_entities, vocabulary.num_relations)
+    if have != (num_entities, num_relations):
+        raise InputError(
+            f"the tables are of {num_entities} entities and {num_relations} relations; "
+            f"there are labels of {have[0]} and {have[1]}"
+        )
+    kept = None
+    if graph is not None:
+        triples = np.concatenate([graph.train, graph.valid, graph.test])
+        kept = KnownTriples.of(triples, num_entities, num_relations)
+        about = {"graph": {"name": graph.name, "digest": graph.digest}, **about}
+    return CompressedModel(
+        scoring,
+        rank,
+        entity_codec.encode(entities),
+        relation_codec.encode(relations),
+        Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
+        Labels.of(vocabulary.relations, {}, "relation"),
+        kept,
+        about=about,
+    )
+
+
+def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
+    """The codec of the entity table; `trained`: the values that it is rounded to already."""
+    if codec == "auto":
+        density = np.count_nonzero(entities) / entities.size
+        columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
+        if columns < 0.9 and density > 0.9 * columns:
+            codec = "column"
+        else:
+            codec = "sparse" if density < 0.4 else _CODEC_OF[trained]
+    if values == "auto":
+        if codec in CODES:
+            values = codec
+        elif trained == "fp32":
+            values = "fp16"
+        else:
+            values = _CODEC_OF[trained] if codec == "column" else "int8"
+    fits = trained != "fp32" and values == _CODEC_OF[trained]
+    fits |= trained in _LEVELS and codec == "sparse" and values == "int8"
+    return _Codec(codec, values, _LEVELS[trained] if fits and values != "ternary" else None)
+
+
+def _of_relations(chosen: _Codec, trained: str) -> _Codec:
+    """The same, but for the few relations not fewer bits than they were trained with, or 8."""
+    if chosen.codec in CODES and chosen.codec != _CODEC_OF[trained]:
+        return _Codec("int8", "int8")
+    return chosen
+
+
+def _about_run(run: Run) -> dict[str, Any]:
+    metrics = {
+        split: {
+            name: {key: found[key] for key in _METRICS if key in found}
+            for name, found in run.metrics[split].items()
+        }
+        for split in ("valid", "test")
+        if split in run.metrics
+    }
+    return {
+        "metrics": metrics,
+        "protocol": run.metrics.get("protocol", {}),
+        "training": run.config.flat(),
+    }
