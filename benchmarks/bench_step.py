@@ -1,65 +1,125 @@
-"""One MetaSD step against the dense baseline and against its matrix products alone."""
+"""One MetaSD step against the dense baseline, its products alone, and a plain PyKEEN batch."""
 
-import json
-import os
-import statistics
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from measure_step import CONTENDERS, parser
+import torch
 
-# glibc hands large freed blocks back to the system, which costs the dense baseline half its time;
-# these settings keep them, for more memory. Both baselines are shown.
-TUNED = {"MALLOC_MMAP_THRESHOLD_": str(8 << 30), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+from dense import DenseMetaSD, Settings
+from measure import (
+    Call,
+    Contender,
+    Options,
+    compare,
+    products_alone,
+    random_tables,
+    random_triples,
+)
+from metasd import kernels
+from metasd.config import Config
+from metasd.model import Model
+from metasd.models import Scoring
+from metasd.step import Batch, Step
 
-RIVALS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "metasd": ("metasd", "auto", {}),
-    "metasd, fp32": ("metasd", "fp32", {}),
-    "dense, fp32": ("dense", "fp32", {}),
-    "dense, fp32, memory kept": ("dense", "fp32", TUNED),
-    "dense, bf16 products": ("dense", "bf16", {}),
-    "dense, bf16 products, memory kept": ("dense", "bf16", TUNED),
-    "products alone": ("products", "auto", {}),
-    "products alone, fp32": ("products", "fp32", {}),
-}
 
-
-def in_process(contender: str, options: list[str], settings: dict[str, str]) -> dict[str, float]:
-    script = Path(__file__).with_name("measure_step.py")
-    done = subprocess.run(
-        [sys.executable, str(script), contender, *options],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **settings},
+def metasd_step(options: Options) -> Call:
+    """The package's step, as the trainer runs it."""
+    entities, relations = random_tables(options)
+    config = Config().override(
+        {
+            "model.rank": options.rank,
+            "relation_prediction.weight": 4.0,
+            "train.precision": options.precision,
+        }
     )
-    return dict(json.loads(done.stdout))
+    masks = kernels.topk_mask([entities, relations], 0.9)
+    model = Model(Scoring.named("complex")(options.rank), entities, relations, (masks[0], masks[1]))
+    step = Step(model, config)
+    return lambda: step(
+        Batch.of(random_triples(options, options.batch)),
+        Batch.of(random_triples(options, options.quiz)),
+    )
+
+
+def dense_step(options: Options) -> Call:
+    """Eager PyTorch with a double backward, see dense.py."""
+    entities, relations = random_tables(options)
+    model = DenseMetaSD(
+        entities,
+        relations,
+        Settings(
+            options.rank, product_dtype=torch.bfloat16 if options.precision == "bf16" else None
+        ),
+        *(
+            kernels.unpack_mask(mask, 2 * options.rank)
+            for mask in kernels.topk_mask([entities, relations], 0.9)
+        ),
+    )
+
+    def call() -> None:
+        model.step(random_triples(options, options.batch), random_triples(options, options.quiz))
+
+    return call
+
+
+def pykeen_batch(options: Options) -> Call:
+    """What PyKEEN's LCWA loop does with a batch of (head, relation) pairs, loading left out."""
+    from pykeen.losses import CrossEntropyLoss
+    from pykeen.models import ComplEx
+    from pykeen.triples import CoreTriplesFactory
+
+    # As large as ours: from its default, softmax makes subnormal numbers, at 60 times the time.
+    initializer = partial(torch.nn.init.normal_, std=0.1)
+    factory = CoreTriplesFactory(
+        random_triples(options, options.batch),
+        num_entities=options.entities,
+        num_relations=options.relations,
+    )
+    model = ComplEx(
+        triples_factory=factory,
+        embedding_dim=options.rank,
+        loss=CrossEntropyLoss(),
+        regularizer=None,
+        entity_initializer=initializer,
+        relation_initializer=initializer,
+        random_seed=0,
+    )
+    optimizer = torch.optim.Adagrad(model.get_grad_params(), lr=0.1)
+    pairs = random_triples(options, options.batch)[:, :2]
+    labels = torch.zeros(options.batch, options.entities)
+    labels[torch.arange(options.batch), torch.randint(options.entities, (options.batch,))] = 1
+
+    def call() -> None:
+        optimizer.zero_grad()
+        loss = model.loss.process_lcwa_scores(
+            model.score_t(pairs), labels, num_entities=options.entities
+        )
+        (loss + model.collect_regularization_term()).backward()
+        optimizer.step()
+        model.post_parameter_update()
+
+    return call
+
+
+PRODUCTS = {"products": {"batch": [9, 5], "quiz": [1, 1]}}
+
+CONTENDERS = {
+    "metasd": Contender(metasd_step, {"precision": "auto"}),
+    "metasd, fp32": Contender(metasd_step, {"precision": "fp32"}),
+    "dense, fp32": Contender(dense_step, {"precision": "fp32"}, keep_memory=False),
+    "dense, fp32, memory kept": Contender(dense_step, {"precision": "fp32"}),
+    "dense, bf16 products": Contender(dense_step, {"precision": "bf16"}, keep_memory=False),
+    "dense, bf16 products, memory kept": Contender(dense_step, {"precision": "bf16"}),
+    "PyKEEN, a plain batch of ComplEx": Contender(pykeen_batch),
+    "products alone": Contender(products_alone, {"precision": "auto", **PRODUCTS}),
+    "products alone, fp32": Contender(products_alone, {"precision": "fp32", **PRODUCTS}),
+}
+SHAPE = {"entities": 14541, "relations": 474, "rank": 128, "batch": 1000, "quiz": 1000}
+QUICK = {"entities": 2000, "relations": 474, "rank": 16, "batch": 200, "quiz": 200}
 
 
 def test_step(benchmark: Any, record: Any, quick: bool) -> None:
-    options = ["--entities", "2000", "--rank", "16", "--batch", "200", "--quiz", "200"] * quick
-    rounds, repeats = (1, 2) if quick else (2, 5)
-    shape = parser().parse_args(["metasd", *options])
-    # Rivals take turns, each in a process of its own, so that a busy moment hits all of them.
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in RIVALS}
-    for _ in range(rounds):
-        for name, (contender, precision, settings) in RIVALS.items():
-            arguments = [*options, "--precision", precision, "--repeats", str(repeats)]
-            found[name].append(in_process(contender, arguments, settings))
-    medians = {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for name, runs in found.items()
-    }
-    ours = medians["metasd"]
-    record(
-        "step",
-        {
-            "shape": {k: v for k, v in vars(shape).items() if isinstance(v, int)},
-            "contenders": medians,
-            "time_ratio": {n: m["seconds"] / ours["seconds"] for n, m in medians.items()},
-            "memory_ratio": {n: m["peak_bytes"] / ours["peak_bytes"] for n, m in medians.items()},
-        },
-    )
-    benchmark.pedantic(CONTENDERS["metasd"](shape), rounds=repeats, warmup_rounds=2)
+    shape = QUICK if quick else SHAPE
+    record("step", compare(CONTENDERS, shape, quick, rounds=2))
+    step = metasd_step(Options(**shape, precision="auto"))
+    benchmark.pedantic(step, rounds=3, warmup_rounds=1)

@@ -1,14 +1,17 @@
-"""Turns committed results into the README's tables: no number there is typed by hand.
+"""Turns committed results into the README's tables and plot: no number there is typed by hand.
 
-python benchmarks/report.py                    # rewrite the tables
+python benchmarks/report.py                    # rewrite the tables, draw the plot again
 python benchmarks/report.py --check            # exit 1 if they are not what the results say
 python benchmarks/report.py --add-run RUN      # keep the summary of a training run first
+
+From the root of a checkout `python -m benchmarks.report` is the same.
 """
 
 import argparse
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +39,98 @@ def machine(result: dict[str, Any]) -> str:
     )
 
 
-def step() -> str:
-    result = load("step")
-    rows = [["one step", "time", "times ours", "peak memory", "times ours"]]
+def comparison(title: str, *names: str) -> str:
+    """What `measure.compare` found, of several results one below the other."""
+    rows = [[title, "time", "times ours", "of the limit", "peak memory", "times ours"]]
+    for name in names:
+        result = load(name)
+        if len(names) > 1:
+            rows.append([f"**{name.partition('-')[2]}**", *[""] * 5])
+        for contender, found in result["contenders"].items():
+            share = found.get("share_of_limit")
+            rows.append(
+                [
+                    contender,
+                    duration(found["seconds"]),
+                    f"{found['time_ratio']:.2f}",
+                    "" if share is None else f"{100 * share:.0f} %",
+                    f"{found['peak_bytes'] / 1e6:,.0f} MB",
+                    f"{found['memory_ratio']:.2f}",
+                ]
+            )
+    plain = {key: value for key, value in result["shape"].items() if isinstance(value, int)}
+    shape = ", ".join(f"{key} {value:,}" for key, value in plain.items())
+    return f"{table(rows)}\n\n{shape}; medians; {machine(result)}."
+
+
+def duration(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:,.1f} s"
+    return f"{seconds * 1e3:,.{0 if seconds > 0.1 else 1}f} ms"
+
+
+def evaluation() -> str:
+    result = load("evaluation")
+    rows = [["", "time", "times ours", "peak memory", "MRR", "Hits@10", "mean rank"]]
     for name, found in result["contenders"].items():
+        metrics = found["returned"]
         rows.append(
             [
                 name,
-                f"{found['seconds'] * 1e3:,.0f} ms",
-                f"{result['time_ratio'][name]:.2f}",
+                duration(found["seconds"]),
+                f"{found['time_ratio']:.1f}",
                 f"{found['peak_bytes'] / 1e6:,.0f} MB",
-                f"{result['memory_ratio'][name]:.2f}",
+                f"{metrics['mrr']:.6f}",
+                f"{metrics['hits@10']:.6f}",
+                f"{metrics['mr']:,.2f}",
             ]
         )
-    shape = ", ".join(f"{key} {value:,}" for key, value in result["shape"].items())
-    return f"{table(rows)}\n\n{shape}; medians; {machine(result)}."
+    shape = result["shape"]
+    return (
+        f"{table(rows)}\n\n{shape['graph']}, {result['queries']:,} queries of the {shape['split']} "
+        f"split, random embeddings of rank {shape['rank']}; {machine(result)}."
+    )
+
+
+def scaling() -> str:
+    result = load("scaling")
+    rows = [["entities", "a step", "a score", "tables", "peak memory", "beyond three tables"]]
+    for found in result["contenders"].values():
+        rows.append(
+            [
+                f"{found['entities']:,}",
+                duration(found["seconds"]),
+                f"{found['seconds_per_score'] * 1e9:.2f} ns",
+                f"{found['table_bytes'] / 1e6:,.0f} MB",
+                f"{found['peak_bytes'] / 1e6:,.0f} MB",
+                f"{(found['peak_bytes'] - 3 * found['table_bytes']) / 1e6:,.0f} MB",
+            ]
+        )
+    shape = result["shape"]
+    return (
+        f"{table(rows)}\n\n![time and memory of a step](benchmarks/results/scaling.svg)\n\n"
+        f"rank {shape['rank']}, batch {shape['batch']:,}; {machine(result)}."
+    )
+
+
+def plot_scaling() -> None:
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    found = list(load("scaling")["contenders"].values())
+    entities = [figures["entities"] for figures in found]
+    # The same figures make the same file, and letters stay letters.
+    mpl.rcParams.update({"svg.hashsalt": "metasd", "svg.fonttype": "none"})
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    axes[0].plot(entities, [1e9 * f["seconds_per_score"] for f in found], marker="o")
+    axes[0].set(title="nanoseconds per triple and entity", xscale="log", ylim=(0, None))
+    axes[1].plot(entities, [f["peak_bytes"] / 1e6 for f in found], marker="o", label="a step")
+    axes[1].plot(entities, [3 * f["table_bytes"] / 1e6 for f in found], "--", label="three tables")
+    axes[1].set(title="peak memory, MB", xscale="log", yscale="log")
+    axes[1].legend()
+    for axis in axes:
+        axis.set_xlabel("entities")
+    figure.savefig(RESULTS / "scaling.svg", metadata={"Date": None})
 
 
 def topk_mask() -> str:
@@ -84,7 +164,19 @@ def training() -> str:
     return f"{table(rows)}\n\n{machine(result)}."
 
 
-TABLES = {"step": step, "topk_mask": topk_mask, "training": training}
+TABLES = {
+    "training": training,
+    "step": partial(comparison, "one step", "step"),
+    "cross_entropy": partial(comparison, "cross entropy", "cross_entropy"),
+    "distillation": partial(
+        comparison,
+        "loss and gradients",
+        *(f"distillation-{loss}" for loss in ("inner", "meta", "mutual")),
+    ),
+    "scaling": scaling,
+    "evaluation": evaluation,
+    "topk_mask": topk_mask,
+}
 
 
 def add_run(folder: Path) -> None:
@@ -124,7 +216,10 @@ def rewritten(text: str) -> str:
     for name, make in TABLES.items():
         block = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
         assert block.search(text), f"README.md has no place for the table {name}"
-        content = make()
+        try:
+            content = make()
+        except FileNotFoundError:
+            content = "Not measured yet."
         text = block.sub(lambda found: found[1] + content + "\n" + found[2], text)  # noqa: B023
     return text
 
@@ -142,6 +237,8 @@ def main() -> None:
     if chosen.check:
         sys.exit("README.md does not say what the results say" if new != old else 0)
     readme.write_text(new, encoding="utf-8")
+    if (RESULTS / "scaling.json").exists():
+        plot_scaling()
 
 
 if __name__ == "__main__":

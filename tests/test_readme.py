@@ -4,10 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_the_tables_say_what_the_results_say(tmp_path: Path) -> None:
-    report = Path(__file__).parent.parent / "benchmarks" / "report.py"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("program", [["benchmarks/report.py"], ["-m", "benchmarks.report"]])
+def test_the_tables_say_what_the_results_say(program: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, str(report), "--check"], check=False, cwd=tmp_path, capture_output=True
+        [sys.executable, *program, "--check"], check=False, cwd=ROOT, capture_output=True
     )
     assert done.returncode == 0, done.stderr
