@@ -1,9 +1,10 @@
-"""The command line: `metasd train`, `resume`, `evaluate`, `predict`, `report`, `info`, ..."""
+"""The command line: `metasd train`, `resume`, `evaluate`, `compress`, `predict`, `info`, ..."""
 
 import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from .compressed import CompressedModel
     from .graph import Graph
     from .run import Run
 
@@ -32,6 +34,9 @@ DataDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A run folder, or one of `metasd compress`.")
+]
 GraphName = Annotated[
     str | None,
     typer.Option("--graph", help="The graph, if it is not where the run found it."),
@@ -138,24 +143,31 @@ def resume(
 
 @app.command()
 def evaluate(
-    run: RunPath,
+    run: ModelPath,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     graph: GraphName = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Filtered ranking metrics of a run's source and pruned model on a split."""
+    """Filtered ranking metrics on a split: a run's source and pruned model, or a compressed one."""
     from .evaluation import evaluate as evaluate_model
     from .report import summary_rows
 
-    loaded = _load(run)
-    data = loaded.graph(data_dir, graph)
-    models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
-    found = {
-        split: {
-            name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models
+    small = _load_compressed(run)
+    models: tuple[str, ...]
+    if small is not None:
+        data = _graph_of(small, graph, data_dir)
+        models = ("compressed",)
+        found = {split: {"compressed": evaluate_model(small, data, split)}}
+    else:
+        loaded = _load(run)
+        data = loaded.graph(data_dir, graph)
+        models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
+        found = {
+            split: {
+                name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models
+            }
         }
-    }
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -171,13 +183,90 @@ def evaluate(
 
 
 @app.command()
+def compress(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or tables to be read by --from.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the compressed model.")],
+    codec: Annotated[
+        str, typer.Option(help="sparse, column, int8, int4 or ternary; auto: what fits the model.")
+    ] = "auto",
+    values: Annotated[
+        str, typer.Option(help="Of sparse and column: fp32, fp16, bf16 or int8.")
+    ] = "auto",
+    source: Annotated[bool, typer.Option("--source", help="The source model's tables.")] = False,
+    no_known: Annotated[
+        bool, typer.Option("--no-known", help="Keep no triples: answers may be known ones.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the softmax's temperature on valid.")
+    ] = False,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="pykeen, kbc or npy: tables trained elsewhere.")
+    ] = None,
+    scoring: Annotated[
+        str, typer.Option(help="With --from: complex, distmult, cp or rescal.")
+    ] = "complex",
+    epochs: Annotated[
+        int, typer.Option(help="With --from and --graph: epochs of MetaSD before compression.")
+    ] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With --epochs: a setting; repeatable."),
+    ] = None,
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write a small model that answers fast, needs no PyTorch, and is a folder of plain arrays."""
+    from .compressed import compress as compress_model
+    from .graph import load_graph
+
+    if from_ is not None:
+        from .compressed.imports import import_tables
+
+        data = load_graph(graph, data_dir) if graph is not None else None
+        small = import_tables(
+            from_, run, scoring, codec, values, data, epochs, set_ or [], known=not no_known
+        )
+    else:
+        loaded = _load(run)
+        needed = calibrate or not no_known
+        data = loaded.graph(data_dir, graph) if needed else None
+        small = compress_model(
+            loaded,
+            codec,
+            values,
+            pruned=False if source else None,
+            graph=data,
+            known=not no_known,
+        )
+    if calibrate:
+        if data is None:
+            raise InputError("--calibrate needs valid triples: give --graph")
+        small = small.calibrated(data.valid)
+    small.save_pretrained(out)
+    _print_record({"folder": str(out), **small.info()}, as_json)
+
+
+@app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")],
-    relation: Annotated[str, typer.Option("--relation", "-r", help="A relation's label.")],
+    model: ModelPath,
+    relation: Annotated[
+        str | None, typer.Option("--relation", "-r", help="A relation's label.")
+    ] = None,
     head: Annotated[str | None, typer.Option("--head", help="Ask for tails of this head.")] = None,
     tail: Annotated[str | None, typer.Option("--tail", help="Ask for heads of this tail.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many answers.")] = 10,
-    source: Annotated[bool, typer.Option("--source", help="Ask the source model.")] = False,
+    among: Annotated[
+        list[str] | None, typer.Option("--among", help="An entity to choose from; repeatable.")
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option("--batch", help="Questions: lines of head, relation, tail, one of them ?."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="With --batch: the answers.")] = None,
+    source: Annotated[bool, typer.Option("--source", help="Ask a run's source model.")] = False,
     keep_known: Annotated[
         bool, typer.Option("--keep-known", help="Do not leave out triples of the graph.")
     ] = False,
@@ -186,32 +275,39 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """The entities that complete (head, relation, ?) or (?, relation, tail) best."""
-    from .prediction import predict as predict_entities
+    from .compressed import Question, compress
 
-    loaded = _load(model)
-    known = None if keep_known else loaded.graph(data_dir, graph).known()
-    answers = predict_entities(
-        loaded.model,
-        loaded.vocabulary,
-        head,
-        relation,
-        tail,
-        k,
-        pruned=False if source else None,
-        known=known,
-    )
-    if len(answers) > 1 and answers[0][1] == answers[-1][1]:
+    small = _load_compressed(model)
+    if small is None:
+        loaded = _load(model)
+        data = None if keep_known else loaded.graph(data_dir, graph)
+        chosen = False if source else None
+        small = compress(loaded, "column", "fp32", pruned=chosen, graph=data, known=not keep_known)
+    elif source:
+        raise InputError("--source is for run folders: a compressed model is one model")
+    if (batch is None) != (out is None):
+        raise InputError("--batch and --out go together")
+    if batch is not None and out is not None:
+        _answer_file(small, batch, out, k, keep_known)
+        return
+    answers = small.answers(
+        [Question(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
+    )[0]
+    if len(answers) > 1 and answers[0].score == answers[-1].score:
         print(
             "note: all of these have the same score, so their order means nothing; the model is "
-            "too small or too little trained (--source asks the source)",
+            "too small or too little trained (of a run, --source asks the source)",
             file=sys.stderr,
         )
     if as_json:
-        print(json.dumps([{"label": label, "score": score} for label, score in answers], indent=1))
+        print(json.dumps([answer._asdict() for answer in answers], indent=1))
         return
     _print_rows(
-        [["rank", "entity", "score"]]
-        + [[str(i), label, f"{score:.3f}"] for i, (label, score) in enumerate(answers, 1)]
+        [["rank", "entity", "score", "probability"]]
+        + [
+            [str(i), answer.label, f"{answer.score:.3f}", f"{answer.probability:.4f}"]
+            for i, answer in enumerate(answers, 1)
+        ]
     )
 
 
@@ -227,11 +323,20 @@ def report(
 
 
 @app.command()
-def info(
-    run: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder.")],
-    as_json: Json = False,
-) -> None:
+def info(run: ModelPath, as_json: Json = False) -> None:
     """What a model is: sizes, density, and how well it did."""
+    if (small := _load_compressed(run)) is not None:
+        metrics = small.about.get("metrics") or {}
+        if as_json:
+            print(json.dumps({**small.info(), "metrics": metrics}, indent=1))
+            return
+        _print_record(small.info(), as_json)
+        if metrics:
+            from .report import summary_rows
+
+            print("before compression:")
+            _print_rows(summary_rows(metrics))
+        return
     loaded = _load(run)
     model = loaded.model
     weights = model.entities.numel() + model.relations.numel()
@@ -326,6 +431,43 @@ def _load(path: Path) -> "Run":
     from .run import Run
 
     return Run.load(path)
+
+
+def _load_compressed(path: Path) -> "CompressedModel | None":
+    """The compressed model in a folder, or None where the folder says to be something else."""
+    from .compressed.storage import is_compressed, load
+
+    return load(path) if is_compressed(path) else None
+
+
+def _graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
+    """The graph that a compressed model was trained on; another one is refused."""
+    from .graph import load_graph
+
+    about = small.about.get("graph", {})
+    name = graph or about.get("name")
+    if name is None:
+        raise InputError("the model does not say of which graph it is: give --graph")
+    data = load_graph(name, data_dir)
+    if about and data.digest != about.get("digest"):
+        raise InputError(f"the model was trained on another graph than {name}: give --graph")
+    return data
+
+
+def _answer_file(
+    small: "CompressedModel", batch: Path, out: Path, k: int, keep_known: bool
+) -> None:
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("questions", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        count = small.answer_file(batch, out, k, keep_known=keep_known, progress=progress)
+    print(f"{count} questions answered: {out}")
 
 
 def _shares(text: str) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ import torch
 
 from metasd import kernels
 
+from .compressed import CompressedModel
 from .errors import InputError
 from .graph import Graph, as_graph
 from .known import KnownAnswers
@@ -19,7 +20,7 @@ _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers 
 
 
 def evaluate(
-    model: Model,
+    model: Model | CompressedModel,
     graph: Graph | str | os.PathLike[str],
     split: str = "test",
     pruned: bool = True,
@@ -36,8 +37,9 @@ def evaluate(
     ValueError.
 
     Args:
+        model: a trained model, or a compressed one, which is ranked by its own engine.
         graph: the graph, or its name or path.
-        pruned: the pruned model, or else its source.
+        pruned: the pruned model, or else its source; a compressed model is one of them.
         precision: of the score products; fp32 unless told otherwise, since bf16 makes ties.
         known: `graph.known()`, if the caller has it already.
         progress: called with the number of queries done since the last call.
@@ -83,7 +85,7 @@ def evaluate(
     }
 
 
-def check_fits(model: Model, graph: Graph) -> None:
+def check_fits(model: Model | CompressedModel, graph: Graph) -> None:
     """The model must have been trained on a graph with as many entities and relations."""
     have = (model.num_entities, model.num_relations)
     if have != (graph.num_entities, graph.num_relations):
@@ -106,7 +108,7 @@ def metrics(ranks: npt.NDArray[np.number[Any]]) -> dict[str, float]:
 
 
 def _rank(
-    model: Model,
+    model: Model | CompressedModel,
     graph: Graph,
     triples: npt.NDArray[np.int64],
     pruned: bool,
@@ -117,6 +119,9 @@ def _rank(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Counts of better and of equal entities: (2, n), the tail side first."""
     queries = graph.with_inverses(triples)
+    if isinstance(model, CompressedModel):
+        found = model.rank_targets(*queries.T, known.rows, progress)
+        return found[0].reshape(2, -1), found[1].reshape(2, -1)
     entities, relations = model.tables(pruned)
     candidates, device = model.candidates(entities), model.device
     greater, equal = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)

@@ -163,7 +163,7 @@ def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
-        if columns < 0.9 and density > 0.9 * columns:
+        if columns < 0.9 and density > 0.5 * columns:
             codec = "column"
         else:
             codec = "sparse" if density < 0.4 else _CODEC_OF[trained]

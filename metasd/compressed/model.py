@@ -12,14 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from metasd import _C
 from metasd.errors import InputError
 
 from .known import KnownTriples
 from .labels import Labels
 from .scoring import Scoring, scoring_named
-from .table import Floats, Integers, Table
+from .table import Floats, Integers, Table, default_threads
 
 _BATCH = 256  # questions answered at a time
+_SCORED = 64  # questions whose scores of all entities are held
 _NONE = ("", "?")
 
 
@@ -251,7 +253,7 @@ class CompressedModel:
         k: int = 10,
         *,
         keep_known: bool = False,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Answers a TSV file of questions by a TSV file; returns how many questions there were.
 
@@ -259,7 +261,7 @@ class CompressedModel:
             source: lines `head<TAB>relation<TAB>tail`, one of head and tail empty or `?`.
             target: lines `head, relation, tail, rank, entity, label, score, probability` under a
                 header, the entity in its place; written whole or not at all.
-            progress: called with the number of questions answered since the last call.
+            progress: called with how many questions are answered, and how many there are.
 
         Raises:
             InputError: a line is no question, or names what the model does not know.
@@ -286,7 +288,7 @@ class CompressedModel:
                             file.write("\t".join(map(str, whole)))
                             file.write(f"\t{score:.6g}\t{probability:.6g}\n")
                     if progress is not None:
-                        progress(len(part))
+                        progress(start + len(part), len(questions))
 
         write_atomically(Path(target), write)
         return len(questions)
@@ -311,6 +313,41 @@ class CompressedModel:
                 "ij,ij->i", self.queries(head, relation), rows, out=out[start : start + _BATCH]
             )
         return out
+
+    def rank_targets(
+        self,
+        given: Integers,
+        relations: Integers,
+        targets: Integers,
+        known: Callable[[Integers, Integers], tuple[Integers, Integers]],
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[Integers, Integers]:
+        """How many entities beat, and how many tie, the right answer of each question.
+
+        Args:
+            given, relations, targets: int64 (B,), ids; relations from R on ask for heads.
+            known: of given and relations, the answers that do not count, as CSR arrays.
+            progress: called with the number of questions done since the last call.
+        """
+        greater, equal = np.zeros(len(given), np.int64), np.zeros(len(given), np.int64)
+        for start in range(0, len(given), _SCORED):
+            part = slice(start, start + _SCORED)
+            scores = self.entities.scores(
+                self.queries(given[part], relations[part]),
+                self.tail_offset,
+                self.num_entities,
+                threads=self.threads,
+            )
+            wanted = np.ascontiguousarray(targets[part])
+            own = scores[np.arange(len(wanted)), wanted]
+            arrays = (own, wanted, *known(given[part], relations[part]), greater[part], equal[part])
+            addresses = [array.ctypes.data for array in arrays]
+            count, width = scores.shape
+            threads = self.threads or default_threads()
+            _C.rank(scores.ctypes.data, False, count, width, width, 0, *addresses, threads)
+            if progress is not None:
+                progress(count)
+        return greater, equal
 
     def embedding(self, label: str) -> Floats:
         """An entity's row, fp32; of a model with two roles, as a head and then as a tail."""
