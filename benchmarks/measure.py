@@ -4,6 +4,7 @@ A contender's `prepare` makes what it needs and returns the call that is timed. 
 calls need at most above what was there before the first of them (tables, masks, optimiser states).
 """
 
+import ctypes
 import importlib
 import itertools
 import json
@@ -99,6 +100,7 @@ def measure(contender: Contender, shape: Mapping[str, Any], quick: bool) -> dict
     torch.manual_seed(0)
     call = contender.prepare(Options(**{**shape, **contender.options}))
     repeats, warmup = (1, 0) if quick else (contender.repeats, contender.warmup)
+    ctypes.CDLL(None).malloc_trim(0)  # what `prepare` freed would hide as much of the calls' memory
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     held = _resident("VmRSS")
     seconds, returned = [], None
