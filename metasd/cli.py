@@ -361,6 +361,37 @@ def info(run: ModelPath, as_json: Json = False) -> None:
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of `metasd compress`.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Questions in a request.")] = 256,
+    max_k: Annotated[int, typer.Option(min=1, help="Answers to a question.")] = 100,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body.")] = 256 * 1024,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait for an answer; more get a 503.")
+    ] = 64,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that score.", show_default="as many as processors"),
+    ] = None,
+) -> None:
+    """Answer questions over HTTP, and on a page for people at /."""
+    small = _load_compressed(model)
+    if small is None:
+        raise InputError(
+            f"{model} is no compressed model; `metasd compress RUN --out DIR` makes one"
+        )
+    try:
+        from .service import Limits
+        from .service import serve as serve_model
+    except ModuleNotFoundError as error:
+        raise InputError(f'{error.name} is not installed: pip install "metasd[serve]"') from None
+    limits = Limits(max_batch, max_k, max_body, concurrency=concurrency)
+    serve_model(small, host, port, limits if threads is None else replace(limits, threads=threads))
+
+
+@app.command()
 def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
     """The graphs that can be named."""
     from .graph import known_graphs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from metasd import _C
 from metasd.errors import InputError, nearest
+from metasd.names import Names
 
 _RAW, _HUMAN = 1, 2
 
@@ -89,21 +90,12 @@ class Labels:
         if places:
             shown = ", ".join(self[i] for i in places[:5]) + ", ..." * (len(places) > 5)
             raise InputError(f'"{text}" names {len(places)} of them ({shown}); give the id of one')
-        raise InputError(f'no {self._what} "{text}"{nearest(text, self._names(), limit=3)}')
+        raise InputError(f'no {self._what} "{text}"{nearest(text, self._near(text), limit=3)}')
 
-    def starting(self, prefix: str, limit: int = 10) -> list[int]:
-        """Ids whose label or human label starts with a prefix, in the order of the labels."""
-        found: dict[int, None] = {}
-        for order, field in ((self._human_order, _HUMAN), (self._order, _RAW)):
-            wanted = prefix.encode()
-            at = self._bisect(wanted, order, field)
-            while at < len(order) and len(found) < limit:
-                place = int(order[at])
-                if not self._bytes(place, field).startswith(wanted):
-                    break
-                found[place] = None
-                at += 1
-        return list(found)
+    @cached_property
+    def names(self) -> Names:
+        """All human labels, then all labels, to be searched: place i is of the id i % n."""
+        return Names([*(self._field(place, _HUMAN) for place in range(len(self))), *self])
 
     @cached_property
     def _human_order(self) -> npt.NDArray[np.uint32]:
@@ -116,10 +108,10 @@ class Labels:
         )
         return order[:found]
 
-    def _names(self) -> Iterable[str]:
-        yield from self
-        for place in self._human_order.tolist():
-            yield self._field(place, _HUMAN)
+    def _near(self, text: str) -> Iterator[str]:
+        """The names that look most like this one."""
+        for place in self.names.near(text):
+            yield self.human(place) if place < len(self) else self[place - len(self)]
 
     def _range(self, text: str, order: npt.NDArray[np.uint32], field: int) -> tuple[int, int]:
         wanted = text.encode(errors="surrogatepass")

@@ -1,0 +1,175 @@
+"""The application: its paths, its limits, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from metasd.compressed import CompressedModel
+from metasd.compressed.table import default_threads
+from metasd.errors import InputError
+
+from .answers import Answers
+from .metrics import Measured, Metrics
+from .questions import BODY_SCHEMA, BadBody
+from .together import Busy, Together
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "
+    "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, and all of them together, may ask for.
+
+    Attributes:
+        batch: questions in a request.
+        k: answers to a question.
+        body: bytes of a request's body.
+        body_seconds: how long a client may take to send it.
+        concurrency: requests with a whole body and no answer yet; more are told to retry.
+        threads: that score.
+    """
+
+    batch: int = 256
+    k: int = 100
+    body: int = 256 * 1024
+    body_seconds: float = 10
+    concurrency: int = 64
+    threads: int = field(default_factory=default_threads)
+
+
+class Entity(BaseModel):
+    """An entity's id in the data, and its name for people, which others may have too."""
+
+    id: str
+    label: str
+
+
+def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
+    """The service of a model as an ASGI application."""
+    limits = limits or Limits()
+    answers = Answers(model, limits.batch, limits.k)
+    metrics = Metrics()
+    page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+    together = Together(answers.respond, limits.threads, limits.concurrency)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        together.close()
+
+    app = FastAPI(
+        title="metasd",
+        description="Which entity completes a triple?",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+
+    @app.post("/predict", openapi_extra={"requestBody": _json_body(BODY_SCHEMA)})
+    async def predict(request: Request) -> Response:
+        """The entities that complete a triple best; a list of questions has a list of answers."""
+        found = await together(await _read_body(request, limits))
+        return Response(found, media_type="application/json")
+
+    @app.get("/entities")
+    async def entities(
+        prefix: Annotated[str, Query(max_length=1000)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    ) -> list[Entity]:
+        """Entities of which the id, the label, or a word of either begins so."""
+        return [Entity(**found) for found in answers.entities(prefix, limit)]
+
+    @app.get("/relations")
+    async def relations() -> list[str]:
+        """The labels of all relations."""
+        return answers.relations
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        """That the service is up, and what it serves."""
+        return {"status": "ok", **answers.about}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def read_metrics() -> PlainTextResponse:
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers=_HEADERS)
+
+    @app.exception_handler(InputError)
+    async def unknown(_: Request, error: InputError) -> JSONResponse:
+        return _error(422, str(error))
+
+    @app.exception_handler(BadBody)
+    async def bad_body(_: Request, error: BadBody) -> JSONResponse:
+        return _error(400 if error.syntax else 422, str(error))
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> JSONResponse:
+        return _error(503, str(error), {"Retry-After": "1"})
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_query(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return _error(422, f"{first['loc'][-1]}: {first['msg']}; got {first['input']!r:.60}")
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(error.status_code, error.detail, error.headers)
+
+    app.add_middleware(
+        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
+    )
+    return app
+
+
+async def _read_body(request: Request, limits: Limits) -> bytes:
+    """The body of a request, refused when it is no JSON, too large, or too slow."""
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(
+            415, f"content-type must be application/json; got {kind[:60] or 'none'}"
+        )
+    too_large = HTTPException(413, f"a body has at most {limits.body} bytes")
+    if int(request.headers.get("content-length", 0)) > limits.body:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.body:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the body took over {limits.body_seconds} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client left before the end of the body") from None
+    return bytes(body)
+
+
+def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}, "required": True}
+
+
+def _error(status: int, message: str, headers: Any = None) -> JSONResponse:
+    return JSONResponse({"error": message}, status, headers)
