@@ -120,7 +120,8 @@ def _rank(
     """Counts of better and of equal entities: (2, n), the tail side first."""
     queries = graph.with_inverses(triples)
     if isinstance(model, CompressedModel):
-        found = model.rank_targets(*queries.T, known.rows, progress)
+        given, relation_ids, targets = queries.T
+        found = model.rank_targets(given, relation_ids, targets, known.rows, progress)
         return found[0].reshape(2, -1), found[1].reshape(2, -1)
     entities, relations = model.tables(pruned)
     candidates, device = model.candidates(entities), model.device

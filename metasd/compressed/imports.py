@@ -156,7 +156,8 @@ def _state(path: Path) -> dict[str, Any]:
     for key in ("model_state_dict", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]
-    return state
+    found: dict[str, Any] = state
+    return found
 
 
 def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:

@@ -340,11 +340,23 @@ class CompressedModel:
             )
             wanted = np.ascontiguousarray(targets[part])
             own = scores[np.arange(len(wanted)), wanted]
-            arrays = (own, wanted, *known(given[part], relations[part]), greater[part], equal[part])
-            addresses = [array.ctypes.data for array in arrays]
+            indptr, indices = known(given[part], relations[part])
             count, width = scores.shape
-            threads = self.threads or default_threads()
-            _C.rank(scores.ctypes.data, False, count, width, width, 0, *addresses, threads)
+            _C.rank(
+                scores.ctypes.data,
+                False,
+                count,
+                width,
+                width,
+                0,
+                own.ctypes.data,
+                wanted.ctypes.data,
+                indptr.ctypes.data,
+                indices.ctypes.data,
+                greater[part].ctypes.data,
+                equal[part].ctypes.data,
+                self.threads or default_threads(),
+            )
             if progress is not None:
                 progress(count)
         return greater, equal
