@@ -3,7 +3,7 @@
 Installed as `metasd.kernels`. Kernels know tensors, never models, graphs or configurations. Every
 operation is registered in the `metasd::` namespace of `torch.library` with a plain-torch reference
 (any device, fp32 and fp64), a CPU implementation that streams score blocks or, on processors with
-bf16 tiles, keeps them in registers, and a fake for `torch.compile`.
+bf16 tiles, keeps them in registers, a CUDA implementation (`gpu`) and a fake for `torch.compile`.
 """
 
 if __name__ == "kernels":
@@ -11,6 +11,7 @@ if __name__ == "kernels":
         "this package is metasd.kernels: `pip install .`, then `from metasd import kernels`"
     )
 
+from . import gpu
 from ._fused import uses_tiles
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .complex_rows import complex_product
@@ -21,6 +22,8 @@ from .meta_gradient import meta_gradient
 from .ranking import rank_targets, topk_entities
 from .score_entities import score_entities, score_triples
 from .topk_mask import apply_mask, pack_mask, topk_mask, unpack_mask
+
+gpu.register()
 
 __all__ = [
     "DEFAULT_SCORE_MEMORY",

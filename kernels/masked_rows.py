@@ -5,6 +5,7 @@ from torch import Tensor
 
 from metasd import _C
 
+from . import gpu
 from ._checks import check_index, check_mask, check_range, check_table, is_plain
 from ._stream import cast_rows
 from .topk_mask import apply_mask
@@ -46,6 +47,8 @@ def scatter_rows(rows: Tensor, mask: Tensor | None, index: Tensor, out: Tensor) 
             out.shape[1],
             torch.get_num_threads(),
         )
+    elif is_plain(rows, out, device="cuda"):
+        gpu.scatter_rows(rows, index, out)
     else:
         out.index_add_(0, index, rows)
     return out if mask is None else apply_mask(out, mask, out)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metasd import _C
 
+from . import gpu
 from ._checks import check_mask, check_table, is_plain, shape_of
 from ._stream import cast_rows
 
@@ -201,4 +202,6 @@ def apply_mask(table: Tensor, mask: Tensor | None, out: Tensor | None = None) ->
         return out.copy_(table)
     if is_plain(table, out):
         return cast_rows(table, mask, out)
+    if is_plain(table, out, device="cuda"):
+        return gpu.apply_mask(table, mask, out)  # type: ignore[no-any-return]
     return out.copy_(torch.where(unpack_mask(mask, table.shape[1]), table, 0.0))

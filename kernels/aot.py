@@ -1,0 +1,299 @@
+"""`python -m metasd.kernels.aot`: compiles every GPU kernel for named targets, with no GPU at hand.
+
+The operations run on tensors of torch's meta device while their launches are recorded, so what is
+compiled is what they launch: the same signatures, constants, warps and stages. For each kernel the
+report says registers and spills a thread, shared memory, and the matrix instructions in its machine
+code. A spill, more shared memory than the target has, or a product without matrix instructions is a
+failure (exit status 1).
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ARCHS = (80, 90)
+RANKS = (32, 50, 100, 200, 256, 500, 1000, 2000)
+"""Of ComplEx, whose rows are 2 * rank wide."""
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10}
+"""Bytes of shared memory that a thread block can have, by architecture."""
+
+
+@dataclass
+class Launch:
+    """A kernel as it is launched. `options` are warps and stages."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    precision: str
+    ranks: list[int] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """What the compiler made of a launch for one architecture."""
+
+    kernel: str
+    arch: int
+    precision: str
+    ranks: list[int]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+    registers: int
+    spills: int
+    shared_memory: int
+    instructions: list[str]
+    failures: list[str]
+
+
+def launches(arch: int, ranks: tuple[int, ...], precisions: tuple[str, ...]) -> list[Launch]:
+    """What the operations launch on `arch`, each different launch once."""
+    from .gpu import _launch
+
+    found: dict[str, Launch] = {}
+
+    def record(kernel: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        options, signature, constants, attributes = _specialize(kernel, arguments, keywords, arch)
+        key = str((kernel.__name__, signature, constants, attributes, options.hash()))
+        chosen = keywords.get("PRECISION", "")
+        launch = found.setdefault(key, Launch(kernel, arguments, keywords, chosen))
+        if rank not in launch.ranks:
+            launch.ranks.append(rank)
+
+    with _launch.recording(record, arch):
+        for precision in precisions:
+            for rank in ranks:
+                for masked, pruned, weighted in VARIANTS:
+                    _run_operations(2 * rank, precision, masked, pruned, weighted)
+    return list(found.values())
+
+
+VARIANTS = [(True, False, False), (True, True, True), (False, False, False)]
+"""Whether there is a mask, a whole pruned table, entity weights."""
+
+
+def _run_operations(width: int, precision: str, masked: bool, pruned: bool, weighted: bool) -> None:
+    """Every operation, on meta tensors of FB15k-237's size."""
+    from . import gpu
+
+    rows, entities, known = 5000, 14541, 60000
+    new = partial(torch.empty, device="meta")
+    e, q = new(entities, width), new(rows, width)
+    index = new(rows, dtype=torch.int64)
+    mask = new(entities, (width + 31) // 32, dtype=torch.int32) if masked else None
+    table = new(entities, width) if pruned else None
+    weight = new(entities) if weighted else None
+    exchange, memory = (3.0, 3.0, 1.0), 256 << 20
+    streaming = precision, memory
+    gpu.entity_cross_entropy(q, e, index, mask, table, weight, *streaming)
+    if masked:
+        for mutual in (False, True):
+            gpu.distillation(q, q, e, mask, table, index, weight, *exchange, mutual, *streaming)
+        gpu.meta_gradient(q, q, q, e, e, mask, table, *exchange, 0.1, *streaming)
+    if not pruned:
+        csr = new(rows + 1, dtype=torch.int64), new(known, dtype=torch.int64)
+        gpu.score_entities(q, e, mask, precision)
+        gpu.rank_targets(q, e, index, *csr, mask, *streaming)
+        for k in (10, 1000):
+            gpu.topk_entities(q, e, k, *csr, mask, *streaming)
+        gpu.masked_rows(e, mask, index)
+        gpu.scatter_rows(q, index, e)
+        gpu.score_triples(q, q)
+        parts = (e, q, False, mask, index, mask, index)
+        gpu.complex_rows(*parts)
+        gpu.complex_rows(*parts, e, mask, index)
+        gpu.complex_product(q, q, True)
+
+
+def _specialize(
+    kernel: Any, arguments: tuple[Any, ...], keywords: dict[str, Any], arch: int
+) -> tuple[Any, ...]:
+    """(options, signature, constants, attributes), found the way Triton's own launcher does."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import create_function_from_signature
+
+    backend = make_backend(GPUTarget("cuda", arch, 32))
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = bind(*arguments, **keywords)
+    packed: tuple[Any, ...] = kernel._pack_args(backend, keywords, bound, specialization, options)
+    return packed
+
+
+def compile_launch(launch: Launch, arch: int) -> Report:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    options, signature, constants, attributes = _specialize(
+        launch.kernel, launch.arguments, launch.keywords, arch
+    )
+    source = ASTSource(launch.kernel, signature, constants, attributes)
+    target = GPUTarget("cuda", arch, 32)
+    compiled = triton.compile(source, target=target, options=options.__dict__)
+    registers, sass = _read_binary(compiled.asm["cubin"])
+    product = bool(launch.precision)
+    report = Report(
+        kernel=launch.kernel.__name__.strip("_"),
+        arch=arch,
+        precision=launch.precision,
+        ranks=launch.ranks,
+        constants={k: v for k, v in launch.keywords.items() if k.isupper()},
+        warps=options.num_warps,
+        stages=options.num_stages,
+        registers=registers,
+        spills=len(re.findall(r"\b(?:LDL|STL)\b", sass)),
+        shared_memory=compiled.metadata.shared,
+        instructions=[name for name, op in MATRIX if re.search(op, sass)],
+        failures=[],
+    )
+    limit = SHARED_MEMORY.get(arch, 48 << 10)
+    if report.spills:
+        report.failures.append(f"{report.spills} spill instructions")
+    if report.shared_memory > limit:
+        report.failures.append(f"{report.shared_memory} bytes of shared memory, limit {limit}")
+    if product and not report.instructions:
+        report.failures.append("no matrix instructions")
+    return report
+
+
+MATRIX = [("wgmma", r"\bHGMMA\b"), ("mma", r"\bHMMA\b")]
+"""Names of matrix instructions, and how they show in machine code."""
+
+
+def _read_binary(cubin: bytes) -> tuple[int, str]:
+    """(registers a thread, disassembly)."""
+    from triton import knobs
+
+    cuobjdump = knobs.nvidia.cuobjdump.path
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _output([cuobjdump, "--dump-resource-usage", file.name])
+        sass = _output([cuobjdump, "-sass", file.name])
+    return int(re.findall(r"\bREG:(\d+)", usage)[0]), sass
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def compile_cuda(source: Path, arch: int) -> list[Report]:
+    """What nvcc makes of a CUDA source for one architecture: a report for each kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["nvcc", "-std=c++17", "-O3", f"-arch=sm_{arch}", "-cubin", "-Xptxas", "-v"]
+        command.append(f'-DMETASD_CUDA_ARCHS="{arch}"')
+        command += [str(source), "-o", f"{folder}/a.cubin"]
+        log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    reports = []
+    for entry in re.split(r"Compiling entry function '", log)[1:]:
+        registers = int(re.findall(r"Used (\d+) registers", entry)[0])
+        spills = sum(int(n) for n in re.findall(r"(\d+) bytes spill", entry))
+        shared = sum(int(n) for n in re.findall(r"(\d+) bytes smem", entry))
+        name = _demangled(entry.split("'")[0])
+        failures = [f"{spills} bytes spilled"] if spills else []
+        reports.append(
+            Report(name, arch, "", [], {}, 0, 0, registers, spills, shared, [], failures)
+        )
+    return reports
+
+
+def _demangled(name: str) -> str:
+    """A mangled C++ name's last part."""
+    parts, rest = [], name.removeprefix("_ZN").removeprefix("_Z")
+    while match := re.match(r"\d+", rest):
+        start, length = match.end(), int(match[0])
+        parts.append(rest[start : start + length])
+        rest = rest[start + length :]
+    return parts[-1] if parts else name
+
+
+def _compile(arguments: tuple[int, tuple[int, ...], tuple[str, ...], int, int]) -> list[Report]:
+    """A worker's share of an architecture's launches: every `jobs`-th, from the `job`-th."""
+    arch, ranks, precisions, job, jobs = arguments
+    return [compile_launch(launch, arch) for launch in launches(arch, ranks, precisions)[job::jobs]]
+
+
+def reports(
+    archs: tuple[int, ...], ranks: tuple[int, ...], precisions: tuple[str, ...], jobs: int
+) -> Iterator[Report]:
+    """Compiles everything, in `jobs` processes, and reports kernel by kernel."""
+    shares = [(arch, ranks, precisions, job, jobs) for arch in archs for job in range(jobs)]
+    if jobs == 1:
+        for share in shares:
+            yield from _compile(share)
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for found in pool.map(_compile, shares):
+                yield from found
+    source = Path(__file__).resolve().parent.parent / "csrc" / "topk_mask.cu"
+    if source.exists() and shutil.which("nvcc"):
+        for arch in archs:
+            yield from compile_cuda(source, arch)
+
+
+def _row(report: Report) -> str:
+    constants = {k: v for k, v in report.constants.items() if k not in ("PRECISION", "GROUP")}
+    block = [constants.pop(f"BLOCK_{x}", None) for x in "NBK"]
+    shape = "x".join(str(b) for b in block if b is not None)
+    rest = " ".join(f"{k.lower()}={v}" for k, v in constants.items())
+    return (
+        f"sm_{report.arch} {report.kernel:33} {report.precision:5} {shape:10} "
+        f"{report.warps:5} {report.stages:6} {report.registers:9} {report.spills:6} "
+        f"{report.shared_memory:7} {'+'.join(report.instructions) or '-':6} {rest}"
+        + "".join(f"  FAILED: {failure}" for failure in report.failures)
+    )
+
+
+_HEADER = (
+    "arch  kernel                            prec. tile       warps stages registers spills  "
+    "shared matrix constants"
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m metasd.kernels.aot", description=__doc__)
+    parser.add_argument("--arch", type=int, action="append", help="80, 90, ...: may be repeated")
+    parser.add_argument("--rank", type=int, action="append", help="may be repeated")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append", help="likewise")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    options = parser.parse_args(arguments)
+    found = []
+    if not options.json:
+        print(_HEADER)
+    for report in reports(
+        tuple(options.arch or ARCHS),
+        tuple(options.rank or RANKS),
+        tuple(options.precision or PRECISIONS),
+        options.jobs,
+    ):
+        found.append(report)
+        if not options.json:
+            print(_row(report), flush=True)
+    if options.json:
+        print(json.dumps([asdict(report) for report in found], indent=1))
+    failed = sum(bool(report.failures) for report in found)
+    print(f"{len(found)} kernels compiled, {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
