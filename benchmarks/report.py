@@ -141,6 +141,32 @@ def topk_mask() -> str:
     return f"{table(rows)}\n\n{result['weights']:,} weights, 90 % pruned; {machine(result)}."
 
 
+def compressed() -> str:
+    result = load("compressed")
+    head = ["", "tables", "folder", "resident", "load", "1 question", "64 questions"]
+    rows = [head]
+    dense = result["dense_fp32_bytes"]
+    baseline = {n: found["torch, dense fp32"]["seconds"] for n, found in result["queries"].items()}
+    for name in result["queries"]["1"]:
+        row = [name, *[""] * 4]
+        if name in result["sizes"]:
+            size, loaded = result["sizes"][name], result["loading"][name]
+            held = loaded["resident_bytes"]
+            row = [name]
+            for bytes_ in (size["tables"], size["folder"], held):
+                row.append(f"{bytes_ / 1e6:,.1f} MB, {dense / bytes_:.1f}x")
+            row.append(f"{loaded['seconds'] * 1e3:,.0f} ms")
+        for count, found in result["queries"].items():
+            seconds = found[name]["seconds"]
+            row.append(f"{seconds * 1e3:,.2f} ms, {baseline[count] / seconds:.1f}x")
+        rows.append(row)
+    shape = ", ".join(f"{key} {value:,}" for key, value in result["shape"].items())
+    return (
+        f"{table(rows)}\n\n{shape}; times smaller than dense fp32 tables ({dense / 1e6:,.0f} MB), "
+        f"and times faster than their product and top k in torch; {machine(result)}."
+    )
+
+
 def training() -> str:
     rows = [
         ["graph", "epochs", "triples/s", "peak memory", "source", "pruned", "pruned", "ties"],
@@ -175,6 +201,7 @@ TABLES = {
     ),
     "scaling": scaling,
     "evaluation": evaluation,
+    "compressed": compressed,
     "topk_mask": topk_mask,
 }
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from metasd import _C
 from metasd.compressed import CompressedModel, Question, encode
 from metasd.compressed.known import KnownTriples
 from metasd.compressed.labels import Labels
@@ -37,6 +38,9 @@ KINDS = [
     ("cp", "int8", "int8", 1.0),
     ("rescal", "int4", "int4", 1.0),
     ("distmult", "ternary", "ternary", 1.0),
+]
+ENGINES = [
+    name for name in ("avx512vnni", "avx512", "avx2", "portable") if _C.engine_supported(name)
 ]
 ENTITIES, RELATIONS = 23, 3
 
@@ -227,6 +231,7 @@ def fuzz(mutations: int, seed: int, folder: Path, progress: Callable[[int], None
         small_model(*kind, seed=number).save_pretrained(folder / "original")
         originals.append(read(folder / "original"))
     ends: Counter[str] = Counter()
+    engine = _C.engine_isa()
     damaged = folder / "damaged"
     damaged.mkdir()
     for number in range(mutations):
@@ -236,6 +241,7 @@ def fuzz(mutations: int, seed: int, folder: Path, progress: Callable[[int], None
             path.unlink()
         for name, data in files.items():
             (damaged / name).write_bytes(data)
+        _C.select_engine(ENGINES[number // len(originals) % len(ENGINES)])
         try:
             with np.errstate(all="ignore"):
                 use(damaged)
@@ -246,6 +252,7 @@ def fuzz(mutations: int, seed: int, folder: Path, progress: Callable[[int], None
             print(f"mutation {number} of seed {seed}", file=sys.stderr)
             raise
         progress(number)
+    _C.select_engine(engine)
     return ends
 
 
@@ -289,9 +296,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     if chosen.sanitize:
         sys.exit(sanitized(chosen.sanitize, chosen.seed))
-    from metasd import _C
-
-    print(_C.__file__, _C.engine_isa())
+    print(_C.__file__, *ENGINES)
 
     def progress(number: int) -> None:
         if number % 10000 == 9999:
