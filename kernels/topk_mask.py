@@ -39,6 +39,8 @@ def topk_mask(
 
     Equivalent to a stable descending sort of the joined magnitudes; done by selection (fp32).
     """
+    if isinstance(tables, Tensor):  # type: ignore[unreachable]
+        raise TypeError("tables must be a sequence of tensors; got one tensor")
     tables = list(tables)
     if not tables:
         raise ValueError("tables must hold at least one tensor; got none")

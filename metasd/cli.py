@@ -95,8 +95,12 @@ def train(
         str, typer.Option(help="The order of head, relation and tail in the files.")
     ] = "hrt",
     split: Annotated[
-        str, typer.Option(help="Shares of train, valid and test when GRAPH is a single file.")
-    ] = "0.9,0.05,0.05",
+        str | None,
+        typer.Option(
+            help="Shares of train, valid and test when GRAPH is a single file.",
+            show_default="0.9,0.05,0.05",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +118,11 @@ def train(
     settings = settings.override(set_ or [])
     if run is not None and not dry_run:
         RunFolder(run).check_new()
-    data = load_graph(graph, data_dir, columns=columns, split=_shares(split))
+    trainer.training_device(settings.train.device)
+    shares = _shares(split or "0.9,0.05,0.05")
+    if split is not None and not Path(graph).is_file():
+        raise InputError(f"--split is for a graph in a single file; got {graph}")
+    data = load_graph(graph, data_dir, columns=columns, split=shares)
     if dry_run:
         _print_record(plan(data, settings), as_json)
         return

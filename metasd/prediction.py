@@ -36,6 +36,9 @@ def predict(
     Raises:
         InputError: an unknown label (the nearest are named), or not exactly one of head and tail.
     """
+    for name, label in (("head", head), ("relation", relation), ("tail", tail)):
+        if not isinstance(label, str | None):
+            raise InputError(f"{name} must be a label; got {label!r}")
     if relation is None or (head is None) == (tail is None):
         raise InputError("a question has a relation and either a head or a tail")
     if k < 1:

@@ -1,4 +1,4 @@
-"""Progress bars for epochs and batches; nothing at all when nobody is watching."""
+"""Progress bars for epochs and batches; a line an epoch where standard error is no terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ class Progress:
             disable=not self._console.is_terminal,
             transient=True,
         )
+        self._total = epochs
         self._epochs = self._bars.add_task("epochs", total=epochs, completed=done, note="")
         self._batches = self._bars.add_task("batches", visible=False, note="")
 
@@ -63,9 +64,13 @@ class Progress:
             for name, found in record.items()
             if name.startswith("valid/")
         ]
+        note = "valid MRR: " + ", ".join(scores)
         if scores:
-            note = "valid MRR: " + ", ".join(scores)
             self._bars.update(self._epochs, note=note)
+        if not self._console.is_terminal:
+            rate = f"{record['triples_per_second']:,.0f} triples/s"
+            line = [f"epoch {record['epoch']} of {self._total}", rate, *([note] if scores else [])]
+            print("; ".join(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def task(self, label: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -119,8 +119,8 @@ class RunFolder:
         description = self._graph_description()
         if graph.digest != description["digest"]:
             raise InputError(
-                f"{self.path} was trained on another graph: {description['name']} now has digest "
-                f"{graph.digest[:12]}, the run has {description['digest'][:12]}"
+                f"{self.path} was trained on another graph: {graph.name} has digest "
+                f"{graph.digest[:12]}, {description['name']} had {description['digest'][:12]}"
             )
 
     def _graph_description(self) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None:
     code, out, err = metasd("train", folder, *QUICK, "--run", "runs/x")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert [line.split(" of ")[0] for line in err.splitlines()] == ["epoch 1", "epoch 2"]
     assert "8 entities, 2 relations" in out
     assert "pruned" in out
     code, out, _ = metasd("predict", "runs/x", "--head", "ada", "--relation", "likes", "--json")
@@ -221,6 +222,7 @@ def test_bad_files_are_named_with_their_line(
         (["train", "--config", "none.yaml"], "none.yaml"),
         (["train", "--run", ""], "needs a name"),
         (["train", "--split", "1,2"], "three shares"),
+        (["train", "--split", "0.8,0.1,0.1"], "a graph in a single file; got families"),
         (["train", "--columns", "hhh"], "permutation"),
         (["resume", "nowhere"], "not a run folder"),
         (["evaluate", "nowhere"], "not a run folder"),

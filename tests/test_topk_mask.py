@@ -247,6 +247,7 @@ def test_nan_is_an_error(
     ("tables", "options", "error", "message"),
     [
         ([], {}, ValueError, "tables must hold at least one tensor; got none"),
+        (torch.zeros(2, 3), {}, TypeError, "tables must be a sequence of tensors; got one tensor"),
         ([[1.0]], {}, TypeError, "tables[0] must be a torch.Tensor; got list"),
         ([torch.zeros(3)], {}, ValueError, "tables[0] must be (rows, columns)"),
         ([torch.zeros(3, 0)], {}, ValueError, "with columns > 0; got (3, 0)"),
