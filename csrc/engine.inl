@@ -416,7 +416,8 @@ struct Codes {
       }
       for (int part = 0; part < 2; ++part) {
         i32 sum{};
-        for (int64_t i = 0; i < size; i += 64) sum = dot_add(sum, offsets.data(), high + part * size + i);
+        for (int64_t i = 0; i < size; i += 64)
+          sum = dot_add(sum, offsets.data(), high + part * size + i);
         bias[2 * query + part] = -sum;
       }
     }
@@ -612,7 +613,8 @@ void decode(const CodedTable& t, const int64_t* rows, int64_t count, float* out)
     for (int64_t r = 0; r < count; ++r)
       for (int64_t j = 0; j < t.width; ++j) {
         const int code = t.values[rows[r] * bytes + j % bytes] >> (bits * (j / bytes));
-        out[r * t.width + j] = static_cast<float>((code & ((1 << bits) - 1)) - offset) * t.scale[rows[r]];
+        const auto whole = static_cast<float>((code & ((1 << bits) - 1)) - offset);
+        out[r * t.width + j] = whole * t.scale[rows[r]];
       }
     return;
   }

@@ -62,10 +62,12 @@ FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<Righ
   return args;
 }
 
-using CodedTuple = std::tuple<int, int, int64_t, int64_t, Address, Address, int64_t, Address, int64_t, Address>;
+using CodedTuple = std::tuple<int, int, int64_t, int64_t, Address, Address, int64_t, Address, int64_t,
+                              Address>;
 
 CodedTable coded(const CodedTuple& tuple) {
-  const auto& [code, kind, rows, width, indptr, columns, column_bytes, values, value_bytes, scale] = tuple;
+  const auto& [code, kind, rows, width, indptr, columns, column_bytes, values, value_bytes, scale] =
+      tuple;
   return {static_cast<Columns>(code), static_cast<Values>(kind), rows, width, at<uint32_t>(indptr),
           at<uint8_t>(columns), column_bytes, at<uint8_t>(values), value_bytes, at<float>(scale)};
 }
