@@ -172,8 +172,10 @@ def training() -> str:
         ["graph", "epochs", "triples/s", "peak memory", "source", "pruned", "pruned", "ties"],
         ["", "", "", "", "test MRR", "test MRR", "test Hits@10", "pruned"],
     ]
+    machines: dict[str, list[str]] = {}
     for path in sorted(RESULTS.glob("train-*.json")):
         result = load(path.stem)
+        machines.setdefault(machine(result), []).append(result["graph"])
         source, pruned = result["test"]["source"], result["test"]["pruned"]
         rows.append(
             [
@@ -187,7 +189,8 @@ def training() -> str:
                 f"{100 * pruned['tie_rate']:.1f} %",
             ]
         )
-    return f"{table(rows)}\n\n{machine(result)}."
+    where = "; ".join(f"{', '.join(graphs)}: {name}" for name, graphs in machines.items())
+    return f"{table(rows)}\n\n{where}."
 
 
 TABLES = {
