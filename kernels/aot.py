@@ -225,26 +225,39 @@ def _demangled(name: str) -> str:
     return parts[-1] if parts else name
 
 
-def _compile(arguments: tuple[int, tuple[int, ...], tuple[str, ...], int, int]) -> list[Report]:
+Share = tuple[int, tuple[int, ...], tuple[str, ...], str, int, int]
+
+
+def _compile(share: Share) -> Iterator[Report]:
     """A worker's share of an architecture's launches: every `jobs`-th, from the `job`-th."""
-    arch, ranks, precisions, job, jobs = arguments
-    return [compile_launch(launch, arch) for launch in launches(arch, ranks, precisions)[job::jobs]]
+    arch, ranks, precisions, name, job, jobs = share
+    found = [x for x in launches(arch, ranks, precisions) if name in x.kernel.__name__]
+    for launch in found[job::jobs]:
+        yield compile_launch(launch, arch)
+
+
+def _compile_all(share: Share) -> list[Report]:
+    return list(_compile(share))
 
 
 def reports(
-    archs: tuple[int, ...], ranks: tuple[int, ...], precisions: tuple[str, ...], jobs: int
+    archs: tuple[int, ...],
+    ranks: tuple[int, ...],
+    precisions: tuple[str, ...],
+    name: str,
+    jobs: int,
 ) -> Iterator[Report]:
-    """Compiles everything, in `jobs` processes, and reports kernel by kernel."""
-    shares = [(arch, ranks, precisions, job, jobs) for arch in archs for job in range(jobs)]
+    """Compiles every kernel with `name` in its name, in `jobs` processes."""
+    shares = [(arch, ranks, precisions, name, job, jobs) for arch in archs for job in range(jobs)]
     if jobs == 1:
         for share in shares:
             yield from _compile(share)
     else:
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for found in pool.map(_compile, shares):
+            for found in pool.map(_compile_all, shares):
                 yield from found
     source = Path(__file__).resolve().parent.parent / "csrc" / "topk_mask.cu"
-    if source.exists() and shutil.which("nvcc"):
+    if name in "topk_mask" and source.exists() and shutil.which("nvcc"):
         for arch in archs:
             yield from compile_cuda(source, arch)
 
@@ -273,6 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--arch", type=int, action="append", help="80, 90, ...: may be repeated")
     parser.add_argument("--rank", type=int, action="append", help="may be repeated")
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="likewise")
+    parser.add_argument("--kernel", default="", help="only kernels whose name has this in it")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     options = parser.parse_args(arguments)
@@ -283,6 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         tuple(options.arch or ARCHS),
         tuple(options.rank or RANKS),
         tuple(options.precision or PRECISIONS),
+        options.kernel,
         options.jobs,
     ):
         found.append(report)

@@ -1,10 +1,16 @@
 """Devices, small graphs and settings that most tests start from."""
 
+import os
+
 import pytest
 import torch
 
+from metasd import kernels
 from metasd.config import Config
 from metasd.graph import Graph, load_graph
+
+if not torch.cuda.is_available():  # what Triton defines when it is imported depends on this
+    os.environ["TRITON_INTERPRET"] = "1"
 
 NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
@@ -13,6 +19,28 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 def device(request: pytest.FixtureRequest) -> str:
     """Every device that the operations must agree on."""
     return str(request.param)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the operations run on their GPU implementations: a GPU, or the CPU in its place."""
+    if torch.cuda.is_available():
+        return "cuda"
+    pytest.importorskip("triton")
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch(tensor: type, scope: interpreter._LangPatchScope) -> None:
+        patch_tensor(tensor, scope)  # its own __index__ fails with numpy 2.4
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
+    for name, (operation, reference) in kernels.gpu.operations().items():
+        function = kernels.gpu.implementation(name, reference)
+        functions = operation._backend_fns
+        monkeypatch.setitem(functions, "cpu" if "cpu" in functions else None, function)
+    return "cpu"
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,9 @@ def queries(q: Tensor, precision: str) -> Tensor:
     parts = 3 if precision == "fp32" else 1
     dtype = torch.float32 if precision == "tf32" else torch.bfloat16
     rows, width = q.shape
-    out = padded(parts * rows, width, dtype, q.device).unflatten(0, (parts, rows))
+    flat = padded(parts * rows, width, dtype, q.device)
+    stride = flat.stride(0)  # said outright: a view of one row would be free to choose another
+    out = flat.as_strided((parts, rows, width), (rows * stride, stride, 1))
     copy_rows(q, None, out if parts == 3 else out[0], tf32=precision == "tf32", pad=True)
     return out
 
@@ -57,7 +59,7 @@ def table(x: Tensor, mask: Tensor | None, precision: str) -> Tensor:
     if precision != "bf16" and mask is None:
         return x
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return copy_rows(x, mask, padded(*x.shape, dtype, x.device), pad=True)
+    return copy_rows(x, mask, padded(x.shape[0], x.shape[1], dtype, x.device), pad=True)
 
 
 @functools.cache

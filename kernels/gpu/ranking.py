@@ -63,7 +63,7 @@ def rank_targets(
         part.launch(_rank_kernel, targets[at], target_scores, known, found)
         counts[:, at] = found.sum(1)
     _refuse_nan(counts[2])
-    return counts[0], counts[1]
+    return counts[0].clone(), counts[1].clone()
 
 
 def topk_entities(
