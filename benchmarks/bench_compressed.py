@@ -133,7 +133,14 @@ def test_compressed(benchmark: Any, record: Any, quick: bool, tmp_path: Path) ->
         model = saved_model(table, codec, tmp_path / name)
         coded[name] = model.entities
         files = sum(path.stat().st_size for path in (tmp_path / name).iterdir())
-        program = [sys.executable, "-c", LOADING, str(tmp_path / name), str(tmp_path / "tiny")]
+        program = [
+            sys.executable,
+            "-P",
+            "-c",
+            LOADING,
+            str(tmp_path / name),
+            str(tmp_path / "tiny"),
+        ]
         done = subprocess.run(program, capture_output=True, text=True, check=True, cwd=tmp_path)
         loading[name] = json.loads(done.stdout)
         sizes[name] = {

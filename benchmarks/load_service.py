@@ -34,7 +34,7 @@ def main() -> None:
     server = None
     url = given.url
     if url is None:
-        command = [sys.executable, "-m", "metasd", "serve", given.model, "--port", "0"]
+        command = [sys.executable, "-P", "-m", "metasd", "serve", given.model, "--port", "0"]
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
         url = server.stdout.readline().split()[0]

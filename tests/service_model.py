@@ -28,8 +28,8 @@ def small_model() -> CompressedModel:
 @contextmanager
 def served(*command: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Runs a Python command that serves; gives `host:port` and the process."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True
+    process = subprocess.Popen(  # -P: not the sources of this folder, which hold no built module
+        [sys.executable, "-P", *map(str, command)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

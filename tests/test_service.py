@@ -331,7 +331,8 @@ def test_serving_needs_no_torch(folder: Path) -> None:
         "service.create_app(CompressedModel.from_pretrained(sys.argv[1]));"
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code, folder], check=False).returncode == 0
+    command = [sys.executable, "-P", "-c", code, folder]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_an_address_that_is_taken(model: CompressedModel) -> None:
