@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 def compiled(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "metasd.kernels.aot", "--json", *arguments]
+    command = [sys.executable, "-P", "-m", "metasd.kernels.aot", "--json", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     return run.returncode, json.loads(run.stdout)
 
