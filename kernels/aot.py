@@ -30,8 +30,8 @@ RANKS = (32, 50, 100, 200, 256, 500, 1000, 2000)
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 87: 163 << 10, 89: 99 << 10, 90: 227 << 10}
-"""Bytes of shared memory that a thread block can have, by architecture."""
+SHARED_MEMORY = {80: 163 << 10, 87: 163 << 10, 90: 227 << 10, 100: 227 << 10, 103: 227 << 10}
+"""Bytes of shared memory that a thread block can have, by architecture; 99 KiB on others."""
 
 
 @dataclass
@@ -164,7 +164,7 @@ def compile_launch(launch: Launch, arch: int) -> Report:
         instructions=[name for name, op in MATRIX if re.search(op, sass)],
         failures=[],
     )
-    limit = SHARED_MEMORY.get(arch, 48 << 10)
+    limit = SHARED_MEMORY.get(arch, 99 << 10)
     if report.spills:
         report.failures.append(f"{report.spills} spill instructions")
     if report.shared_memory > limit:
@@ -174,7 +174,7 @@ def compile_launch(launch: Launch, arch: int) -> Report:
     return report
 
 
-MATRIX = [("wgmma", r"\bHGMMA\b"), ("mma", r"\bHMMA\b")]
+MATRIX = [("tcgen05", r"\bUTC\w*MMA\b"), ("wgmma", r"\bHGMMA\b"), ("mma", r"\bHMMA\b")]
 """Names of matrix instructions, and how they show in machine code."""
 
 

@@ -145,7 +145,10 @@ _MMA = {
 
 def tile(models: int, precision: str, width: int, device: torch.device) -> Tile:
     """The tile of a kernel that holds `models` score tiles at once (see `tiles.score_tiles`)."""
-    chosen = (_WGMMA if architecture(device) >= 90 else _MMA)[models, precision]
+    arch = architecture(device)
+    chosen = (_WGMMA if arch == 90 else _MMA)[models, precision]
+    if arch not in (80, 87, 90, 100, 103):  # 99 KiB of shared memory instead of 163 or more
+        chosen = chosen._replace(stages=2)
     return chosen._replace(k=32) if width <= 32 else chosen
 
 
