@@ -84,8 +84,7 @@ def distillation(
 
 @triton.jit
 def exp_whole(x, e, TAU: tl.constexpr):
-    """exp(x) from e = exp(x / TAU): products for a small whole TAU spare half of the
-    exponentials."""
+    """exp(x) from e = exp(x / TAU): for a small whole TAU by products, half of the exponentials."""
     if TAU == 0:
         return exp(x)
     power = e
