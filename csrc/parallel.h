@@ -7,15 +7,6 @@
 #include <xmmintrin.h>
 #endif
 
-// Compiles a plain loop once per instruction set; the loader chooses (for loops that the compiler
-// vectorises by itself; the row passes have their own dispatch, see isa.cpp).
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define METASD_CLONES \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define METASD_CLONES
-#endif
-
 namespace metasd {
 
 // While it lives, numbers below 1e-38 count as zero on this thread. A softmax tail is full of them,
