@@ -56,7 +56,7 @@ def inner_distillation(
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
-    _, loss, _, grad_pruned, _, grad_entities = _distillation(
+    _, loss, _, grad_pruned, grad_entities = _distillation(
         q_source,
         q_pruned,
         entities,
@@ -101,7 +101,7 @@ def mutual_distillation(
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
-    loss_source, loss_pruned, grad_source, grad_pruned, grad_entities, grad_kept = _distillation(
+    loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = _distillation(
         q_source,
         q_pruned,
         entities,
@@ -116,7 +116,7 @@ def mutual_distillation(
         precision,
         score_memory,
     )
-    return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities.add_(grad_kept)
+    return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities
 
 
 def _check(
@@ -151,8 +151,8 @@ def _reference(
     mutual: bool,
     precision: str,
     score_memory: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss_s, loss_p, dq_s, dq_p, dE_s, dE_p); the source's parts are empty in step 1."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the student's, and dq_s is empty."""
     check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     z_s, z_p = q_source @ entities.T, q_pruned @ table.T
@@ -172,13 +172,13 @@ def _reference(
     student = g_p @ table, apply_mask(g_p.T @ q_pruned, mask)
     if not mutual:
         nothing = torch.zeros_like(loss_p)
-        return nothing, loss_p, q_source.new_zeros(0), student[0], entities.new_zeros(0), student[1]
+        return nothing, loss_p, q_source.new_zeros(0), *student
     loss_s, g_s = cross_entropy_of(z_s.log_softmax(1), targets, weight)
     loss_s = loss_s + (by_log * kl_sp + by_difference * kl_ps).sum() * scale
     g_s = g_s + (by_log * p_s * (log_s - log_p - kl_sp) + by_difference * (p_s - p_p)) * (
         scale / temperature
     )
-    return loss_s, loss_p, g_s @ entities, student[0], g_s.T @ q_source, student[1]
+    return loss_s, loss_p, g_s @ entities, student[0], g_s.T @ q_source + student[1]
 
 
 _distillation = torch.library.custom_op("metasd::distillation", mutates_args=())(_reference)
@@ -199,7 +199,7 @@ def _cpu(
     mutual: bool,
     precision: str,
     score_memory: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if entities.dtype != torch.float32:
         return _reference(
             q_source,
@@ -220,10 +220,8 @@ def _cpu(
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     table_mask = mask if pruned is None else None
-    grad_source, grad_entities = entities.new_empty(0), entities.new_empty(0)
-    if mutual:
-        grad_source, grad_entities = torch.empty_like(q_source), torch.empty_like(entities)
-    grad_pruned, grad_kept = torch.empty_like(q_pruned), torch.empty_like(entities)
+    grad_source = torch.empty_like(q_source) if mutual else entities.new_empty(0)
+    grad_pruned, grad_entities = torch.empty_like(q_pruned), torch.empty_like(entities)
     batch = q_source.shape[0]
     row_weight = None if weight is None else weight[targets]
     statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(batch, 1)
@@ -257,7 +255,7 @@ def _cpu(
             [left(q_source, grad_source if mutual else None), left(q_pruned, grad_pruned)],
             [
                 right(entities, None, grad_entities if mutual else None),
-                right(table, table_mask, grad_kept, mask),
+                right(table, table_mask, grad_entities, mask, add=mutual),
             ],
             batch,
             entities.shape[0],
@@ -275,8 +273,10 @@ def _cpu(
         source = Scores(
             operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
         )
+        grad_kept = grad_entities
         if mutual:
             source.grad_left, source.grad_right = grad_source, grad_entities
+            grad_kept = torch.empty_like(entities)
         student = Scores(
             operand("student_queries", q_pruned, None, dtype),
             operand("student_entities", table, table_mask, dtype),
@@ -285,6 +285,8 @@ def _cpu(
             mask,
         )
         stream([source, student], row_pass, score_memory)
+        if mutual:
+            grad_entities += grad_kept
     max_s, max_p, sum_s, sum_p, sum_st, sum_pt, moment_s, moment_p, y_s, y_p = statistics.unbind(1)
     shift = (max_s - max_p) / temperature + sum_st.log() - sum_pt.log()
     kl_sp = (moment_s / sum_st - shift).sum() / max(batch, 1)
@@ -299,7 +301,7 @@ def _cpu(
             + by_log * kl_sp
             + by_difference * kl_ps
         )
-    return loss_s, loss_p, grad_source, grad_pruned, grad_entities, grad_kept
+    return loss_s, loss_p, grad_source, grad_pruned, grad_entities
 
 
 @_distillation.register_fake
@@ -317,12 +319,11 @@ def _fake(
     mutual: bool,
     precision: str,
     score_memory: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         q_source.new_empty(()),
         q_source.new_empty(()),
         torch.empty_like(q_source) if mutual else q_source.new_empty(0),
         torch.empty_like(q_pruned),
-        torch.empty_like(entities) if mutual else entities.new_empty(0),
         torch.empty_like(entities),
     )

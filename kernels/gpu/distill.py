@@ -35,7 +35,7 @@ def distillation(
     mutual: bool,
     precision: str,
     score_memory: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`metasd::distillation` for fp32 tables."""
     check_index_range("targets", targets, entities.shape[0])
     precision = product_precision(precision)
@@ -69,7 +69,6 @@ def distillation(
             loss,
             q_source.new_empty(0),
             student.grad_queries,
-            entities.new_empty(0),
             student.grad_table,
         )
     return (
@@ -77,8 +76,7 @@ def distillation(
         loss,
         source.grad_queries,
         student.grad_queries,
-        source.grad_table,
-        student.grad_table,
+        source.grad_table.add_(student.grad_table),
     )
 
 
