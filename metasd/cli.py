@@ -33,6 +33,7 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Where graphs are looked up by name (also: METASD_DATA)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_SHARES = "0.9,0.05,0.05"
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder, or one of `metasd compress`.")
@@ -98,7 +99,7 @@ def train(
         str | None,
         typer.Option(
             help="Shares of train, valid and test when GRAPH is a single file.",
-            show_default="0.9,0.05,0.05",
+            show_default=_SHARES,
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -119,7 +120,7 @@ def train(
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     trainer.training_device(settings.train.device)
-    shares = _shares(split or "0.9,0.05,0.05")
+    shares = _shares(split or _SHARES)
     if split is not None and not Path(graph).is_file():
         raise InputError(f"--split is for a graph in a single file; got {graph}")
     data = load_graph(graph, data_dir, columns=columns, split=shares)
