@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace metasd {
 
@@ -116,12 +117,27 @@ struct ScatterArgs {
   int threads;
 };
 
+// The bits of a float but for its sign: they order like the magnitudes.
+constexpr uint32_t kMagnitudeBits = 0x7fffffffu;
+
+inline uint32_t magnitude_of(const float* p) {
+  uint32_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits & kMagnitudeBits;
+}
+
+// A weight whose magnitude lies inside a bracket, and its bit in the mask.
+struct Candidate {
+  uint32_t magnitude, bit;
+  uint32_t* word;
+};
+
 // Weights by their magnitude bits: counts above `high`, at it, and at `low`; those between are stored
 // as far as there is room. (Where low == high, all counts of that value go to `at_low`.)
 struct MagnitudeScan {
   uint32_t low, high;
   int64_t above, at_high, at_low;
-  uint32_t* between;
+  Candidate* between;
   int64_t found, room;
   bool nan;
 };
@@ -139,7 +155,7 @@ struct Passes {
   void (*accumulate_transposed)(const TransposeArgs&);
   void (*complex_product)(const ComplexArgs&);
   void (*scatter_add)(const ScatterArgs&);
-  void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan);
+  void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan, uint32_t* mask);
   void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,
                      uint32_t* mask);
 };
