@@ -33,6 +33,7 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Where graphs are looked up by name (also: METASD_DATA)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="Where it scores: cpu, or a GPU such as cuda.")]
 _SHARES = "0.9,0.05,0.05"
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelPath = Annotated[
@@ -281,6 +282,7 @@ def predict(
     ] = False,
     graph: GraphName = None,
     data_dir: DataDir = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """The entities that complete (head, relation, ?) or (?, relation, tail) best."""
@@ -294,6 +296,8 @@ def predict(
         small = compress(loaded, "column", "fp32", pruned=chosen, graph=data, known=not keep_known)
     elif source:
         raise InputError("--source is for run folders: a compressed model is one model")
+    if device != "cpu":
+        small = small.to(device)
     if (batch is None) != (out is None):
         raise InputError("--batch and --out go together")
     if batch is not None and out is not None:
@@ -384,6 +388,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Threads that score.", show_default="as many as processors"),
     ] = None,
+    device: Device = "cpu",
 ) -> None:
     """Answer questions over HTTP, and on a page for people at /."""
     small = _load_compressed(model)
@@ -391,6 +396,8 @@ def serve(
         raise InputError(
             f"{model} is no compressed model; `metasd compress RUN --out DIR` makes one"
         )
+    if device != "cpu":
+        small = small.to(device)
     try:
         from .service import Limits
         from .service import serve as serve_model

@@ -16,6 +16,7 @@ from torch import Tensor
 
 _MODULES = {
     "apply_mask": "rows",
+    "code_scores": "compressed",
     "complex_product": "rows",
     "complex_rows": "rows",
     "distillation": "distill",
@@ -26,6 +27,7 @@ _MODULES = {
     "scatter_rows": "rows",
     "score_entities": "ranking",
     "score_triples": "rows",
+    "sparse_scores": "compressed",
     "topk_entities": "ranking",
 }
 

@@ -146,21 +146,21 @@ def _add_product(z, table, query, PRECISION: tl.constexpr):
     """
     q1, q2, q3 = query
     if PRECISION == "bf16":
-        return _dot(table.to(tl.bfloat16), q1, z)
+        return dot(table.to(tl.bfloat16), q1, z)
     elif PRECISION == "tf32":
         return tl.dot(round_to_tf32(table), q1, z, input_precision="tf32")
     else:
         t1, t2, t3 = split_fp32(table)
-        z = _dot(t3, q1, z)
-        z = _dot(t2, q2, z)
-        z = _dot(t1, q3, z)
-        z = _dot(t2, q1, z)
-        z = _dot(t1, q2, z)
-        return _dot(t1, q1, z)
+        z = dot(t3, q1, z)
+        z = dot(t2, q2, z)
+        z = dot(t1, q3, z)
+        z = dot(t2, q1, z)
+        z = dot(t1, q2, z)
+        return dot(t1, q1, z)
 
 
 @triton.jit
-def _dot(a, b, z):
+def dot(a, b, z):
     if INTERPRETED:  # the interpreter holds bf16 as integers and would multiply those
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, z)

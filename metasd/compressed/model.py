@@ -108,6 +108,18 @@ class CompressedModel:
 
         save(self, Path(path))
 
+    def to(self, device: str) -> CompressedModel:
+        """The same model asked on `device`, a GPU such as `cuda`; needs torch and triton.
+
+        Raises:
+            InputError: there is no such device, or no torch.
+        """
+        try:
+            from .device import DeviceTable
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: {device} needs it") from None
+        return replace(self, entities=DeviceTable.of(self.entities, device))
+
     @cached_property
     def _how(self) -> Scoring:
         return scoring_named(self.scoring)
