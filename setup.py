@@ -7,6 +7,7 @@ in, so the module needs neither a GPU nor a driver to be imported.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,12 @@ class BuildWithCuda(build_ext):
             sys.exit(f"METASD_CUDA=1, but {problem}")
         if problem:
             print(f"metasd is built for the CPU alone: {problem}")
+        # What an earlier build left is only as good as long as the same is asked for.
+        stamp, asked = Path(self.build_temp, "cuda.txt"), str(ext.define_macros)
+        if not stamp.is_file() or stamp.read_text() != asked:
+            self.force = True
         super().build_extension(ext)
+        stamp.write_text(asked)
 
     def add_cuda(self, ext: Pybind11Extension) -> str | None:
         """Compiles csrc/*.cu and adds the objects to `ext`; says why where that cannot be."""
@@ -54,7 +60,10 @@ class BuildWithCuda(build_ext):
                 "with bin/nvcc and libcudart_static.a"
             )
         nvcc, runtime = cuda
-        archs = (os.environ.get("METASD_CUDA_ARCHS") or "80;90").split(";")
+        given = os.environ.get("METASD_CUDA_ARCHS") or "80;90"
+        if not re.fullmatch(r"\d{2,3}[af]?(;\d{2,3}[af]?)*", given):
+            sys.exit(f"METASD_CUDA_ARCHS must be such as 80;90; got {given!r}")
+        archs = given.split(";")
         targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
         targets += [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
         macro = ("METASD_CUDA_ARCHS", f'"{";".join(archs)}"')

@@ -50,5 +50,6 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
     return save
 
 
+@pytest.hookimpl(optionalhook=True)  # benchmarks/gpu.py needs no pytest-benchmark
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
     machine_info["metasd"] = environment()

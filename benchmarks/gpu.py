@@ -18,15 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from torch.nn import functional
 
 from dense import DenseMetaSD, Settings
-from metasd import kernels
-from metasd.config import Config
+from metasd import _C, kernels
 from metasd.model import Model
 from metasd.models import Scoring
 from metasd.step import Batch, Step
@@ -164,7 +165,7 @@ class Meter:
         self.device, self.budget = device, budget
 
     def __call__(self, run: Callable[[], object]) -> Results:
-        """`{"seconds", "peak_bytes"}`, or `{"failed"}` where the device's memory is too small."""
+        """`{"seconds", "peak_bytes"}`, or `{"failed"}`: out of memory, or a rival's own error."""
         try:
             run()
             run()
@@ -183,6 +184,8 @@ class Meter:
             }
         except torch.OutOfMemoryError:
             return {"failed": "out of memory"}
+        except RuntimeError as error:
+            return {"failed": str(error).split("\n")[0]}
         finally:
             self.clear()
 
@@ -255,7 +258,9 @@ def cross_entropy_rivals(x: Inputs, precision: str, quick: bool) -> dict[str, Ca
     dtype = torch.bfloat16 if precision == "bf16" else None
     rivals = {"eager": with_gradients(eager_cross_entropy(x, dtype), x)}
     if not quick:
-        rivals["torch.compile"] = with_gradients(torch.compile(eager_cross_entropy(x, dtype)), x)
+        rivals["torch.compile"] = with_gradients(
+            torch.compile(eager_cross_entropy(x, dtype), dynamic=False), x
+        )
     fused = getattr(functional, "linear_cross_entropy", None)
     if fused is not None:
         # It knows no mask: it is given the masked table.
@@ -280,7 +285,7 @@ def measure_operations(
         limit = ceiling.get(f"{precision}_flop_per_second")
         if seconds and limit:
             results["score_entities"]["share_of_products"] = flop / seconds / limit
-    for name, run in RANKINGS.items():
+    for name, run in (RANKINGS if precision == "bf16" else {}).items():  # they are fp32 either way
         results[name] = meter(lambda run=run: run(x))  # type: ignore[misc]
     with products_in(precision):
         for name, rival in cross_entropy_rivals(x, precision, quick).items():
@@ -290,6 +295,26 @@ def measure_operations(
         floor = 3 * 4 * x.entities.numel() / (ceiling["copy_bytes_per_second"])
         results["topk_mask"]["share_of_bandwidth"] = floor / results["topk_mask"]["seconds"]
     return results
+
+
+def settings(precision: str) -> Any:
+    """What `Step` reads of a Config with relation prediction, as in dense.Settings.
+
+    Written out because Config is made of libraries that a bare image of PyTorch does not have.
+    """
+    return SimpleNamespace(
+        train=SimpleNamespace(
+            objective="metasd",
+            lr=0.1,
+            meta_lr=1e-4,
+            inner_lr=0.1,
+            precision=precision,
+            score_memory=256 << 20,
+        ),
+        regularizer=SimpleNamespace(name="dura", weight=0.1),
+        relation_prediction=SimpleNamespace(weight=4.0),
+        distill=SimpleNamespace(temperature=3.0, forward_weight=3.0, backward_weight=1.0),
+    )
 
 
 def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
@@ -309,15 +334,9 @@ def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
     batch, quiz = triples(), triples()
     entities, relations = tables()
     masks = kernels.topk_mask([entities, relations], 0.9)
-    config = Config().override(
-        {
-            "model.rank": work.rank,
-            "relation_prediction.weight": 4.0,
-            "train.precision": precision,
-        }
-    )
     scoring = Scoring.named("complex")(work.rank)
-    step = Step(Model(scoring, entities, relations, (masks[0], masks[1])), config)
+    model = Model(scoring, entities, relations, (masks[0], masks[1]))
+    step = Step(model, settings(precision))
     ours = meter(lambda: step(Batch.of(batch), Batch.of(quiz)))
     step.optimizer.state.clear()
     step.meta_optimizer.state.clear()
@@ -335,24 +354,33 @@ def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
     return {"metasd": ours, "eager": eager}
 
 
-def measure(device: str, quick: bool) -> Results:
-    meter = Meter(device, 0.0 if quick else 1.0)
+def measure(device: str, quick: bool, seconds: float, save: Callable[[Results], None]) -> Results:
+    """Everything, saved after each workload; those for which `seconds` leave no time are named."""
+    start = time.monotonic()
+    meter = Meter(device, 0.0 if quick else 0.5)
     results: Results = {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "torch": torch.__version__,
+        "versions": {"torch": torch.__version__, "triton": triton.__version__},
+        "topk_mask": "csrc/topk_mask.cu" if _C.CUDA_ARCHS else "PyTorch: built without CUDA",
         "errors": check(device),
     }
     print(f"{len(results['errors'])} results agree with float64", file=sys.stderr)
     results["ceilings"] = ceilings(meter, quick)
     for work in QUICK if quick else WORKLOADS:
         for precision in ("bf16", "tf32"):
-            print(f"{work.name}, {precision}", file=sys.stderr)
-            results[f"{work.name}, {precision}"] = {
+            title = f"{work.name}, {precision}"
+            print(f"{time.monotonic() - start:.0f} s: {title}", file=sys.stderr)
+            if time.monotonic() - start > seconds:
+                results.setdefault("no_time_for", []).append(title)
+                continue
+            torch.compiler.reset()
+            results[title] = {
                 "step": measure_step(work, precision, meter),
                 "operations": measure_operations(
                     work, precision, meter, results["ceilings"], quick
                 ),
             }
+            save(results)
     return results
 
 
@@ -378,15 +406,23 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--quick", action="store_true", help="every part once, on tiny shapes")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
+    parser.add_argument("--seconds", type=float, default=420, help="after which no workload begins")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; --device cpu --quick tries the program itself")
-    results = measure(arguments.device, arguments.quick)
-    name = results["device"].lower().replace(" ", "-")
-    path = arguments.out / f"{name}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    def path_of(results: Results) -> Path:
+        name: str = results["device"].lower().replace(" ", "-")
+        return arguments.out / f"{name}.json"
+
+    def save(results: Results) -> None:
+        path_of(results).write_text(json.dumps(results, indent=1) + "\n")
+
+    results = measure(arguments.device, arguments.quick, arguments.seconds, save)
+    save(results)
     print(table(results))
-    print(path)
+    print(path_of(results))
 
 
 if __name__ == "__main__":

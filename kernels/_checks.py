@@ -1,5 +1,7 @@
 """Checks at the border: every public operation states what it was given and what it wanted."""
 
+import math
+
 import torch
 from torch import Tensor, float32, float64, int32, int64
 
@@ -51,12 +53,17 @@ def check_mask(mask: Tensor | None, table: Tensor) -> None:
             f"mask must be {wanted} for a table {shape_of(table)}; got {shape_of(mask)}"
         )
     if mask.device != table.device or not mask.is_contiguous():
-        raise ValueError(f"mask must be contiguous on {table.device}; got {mask.device}")
+        raise ValueError(
+            f"mask must be contiguous on {table.device}; "
+            f"got strides {tuple(mask.stride())} on {mask.device}"
+        )
 
 
-def check_index(name: str, index: Tensor, rows: int | None = None) -> None:
-    """int64 (rows,). What the numbers are, `check_range` asks, inside the operations: a compiled
-    graph knows no values while it is traced.
+def check_index(name: str, index: Tensor, rows: int | None = None, *, like: Tensor) -> None:
+    """int64 (rows,) on the device of `like`.
+
+    What the numbers are, `check_range` asks, inside the operations: a compiled graph knows no
+    values while it is traced.
     """
     if not isinstance(index, Tensor) or index.dtype != int64:
         got = index.dtype if isinstance(index, Tensor) else type(index).__name__
@@ -64,16 +71,30 @@ def check_index(name: str, index: Tensor, rows: int | None = None) -> None:
     if index.dim() != 1 or (rows is not None and index.shape[0] != rows):
         wanted = "B" if rows is None else rows
         raise ValueError(f"{name} must be ({wanted},); got {shape_of(index)}")
+    if index.device != like.device:
+        raise ValueError(f"{name} must lie on {like.device}, as the tables do; got {index.device}")
     if not index.is_contiguous():
         raise ValueError(f"{name} must be contiguous; got strides {tuple(index.stride())}")
 
 
 def check_range(name: str, index: Tensor, size: int) -> None:
     """Every number in 0 .. size - 1."""
-    if index.numel():
-        low, high = (int(v) for v in index.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} must lie in 0 .. {size - 1}; got {low if low < 0 else high}")
+    low, high = extremes(index)
+    if low < 0 or high >= size:
+        raise ValueError(f"{name} must lie in 0 .. {size - 1}; got {low if low < 0 else high}")
+
+
+def in_range(index: Tensor, size: int) -> bool:
+    low, high = extremes(index)
+    return low >= 0 and high < size
+
+
+def extremes(index: Tensor) -> tuple[int, int]:
+    """The lowest and the highest number, in one wait for a GPU; (0, -1) if there are none."""
+    if not index.numel():
+        return 0, -1
+    low, high = torch.stack(index.aminmax()).tolist()
+    return low, high
 
 
 def check_weight(weight: Tensor | None, entities: Tensor) -> None:
@@ -101,24 +122,26 @@ def check_streaming(precision: str, score_memory: int) -> None:
 
 
 def check_distillation(temperature: float, forward_weight: float, backward_weight: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}")
-    if forward_weight < 0 or backward_weight < 0:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite; got {temperature}")
+    if not (0 <= forward_weight < math.inf and 0 <= backward_weight < math.inf):
         raise ValueError(
-            "forward_weight and backward_weight must not be negative; "
+            "forward_weight and backward_weight must be finite and not negative; "
             f"got {forward_weight} and {backward_weight}"
         )
 
 
 def check_known(
-    known: tuple[Tensor, Tensor] | None, rows: int
+    known: tuple[Tensor, Tensor] | None, queries: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """CSR rows of known answers: (indptr int64 (rows + 1,), indices int64), or (None, None)."""
+    """CSR rows of known answers: (indptr int64 (B + 1,), indices int64), or (None, None)."""
     if known is None:
         return None, None
+    if isinstance(known, Tensor) or len(known) != 2:
+        raise TypeError("known must be a pair of tensors (indptr, indices)")
     indptr, indices = known
-    check_index("known indices", indices)
-    check_index("known indptr", indptr, rows + 1)
+    check_index("known indices", indices, like=queries)
+    check_index("known indptr", indptr, queries.shape[0] + 1, like=queries)
     return indptr, indices
 
 

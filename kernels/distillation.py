@@ -132,7 +132,7 @@ def _check(
     check_table("q_source", q_source, like=entities)
     check_table("q_pruned", q_pruned, q_source.shape[0], like=entities)
     check_mask(mask, entities)
-    check_index("targets", targets, q_source.shape[0])
+    check_index("targets", targets, q_source.shape[0], like=entities)
     check_weight(weight, entities)
     check_pruned(pruned, entities)
 

@@ -82,7 +82,7 @@ def entity_cross_entropy_gradients(
     """As `entity_cross_entropy`: (loss, gradient of queries, gradient of entities)."""
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
-    check_index("targets", targets, queries.shape[0])
+    check_index("targets", targets, queries.shape[0], like=entities)
     check_mask(mask, entities)
     check_weight(weight, entities)
     check_pruned(pruned, entities)

@@ -21,7 +21,7 @@ def masked_rows(table: Tensor, mask: Tensor | None, index: Tensor) -> Tensor:
     """
     check_table("table", table)
     check_mask(mask, table)
-    check_index("index", index)
+    check_index("index", index, like=table)
     rows: Tensor = _masked_rows(table, mask, index)
     return rows
 
@@ -35,7 +35,7 @@ def scatter_rows(rows: Tensor, mask: Tensor | None, index: Tensor, out: Tensor) 
     """
     check_table("out", out)
     check_mask(mask, out)
-    check_index("index", index)
+    check_index("index", index, like=out)
     check_table("rows", rows, index.shape[0], like=out)
     if is_plain(rows, out):
         check_range("index", index, out.shape[0])

@@ -55,10 +55,10 @@ def rank_targets(
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
-    check_index("targets", targets, queries.shape[0])
+    check_index("targets", targets, queries.shape[0], like=entities)
     check_mask(mask, entities)
     check_streaming(precision, score_memory)
-    indptr, indices = check_known(known, queries.shape[0])
+    indptr, indices = check_known(known, queries)
     greater, equal = _rank_targets(
         queries, entities, targets, indptr, indices, mask, precision, score_memory
     )
@@ -90,7 +90,7 @@ def topk_entities(
     check_streaming(precision, score_memory)
     if not 1 <= k <= entities.shape[0]:
         raise ValueError(f"k must lie in 1 .. {entities.shape[0]}, the number of entities; got {k}")
-    indptr, indices = check_known(known, queries.shape[0])
+    indptr, indices = check_known(known, queries)
     scores, best = _topk_entities(
         queries, entities, k, indptr, indices, mask, precision, score_memory
     )

@@ -51,10 +51,10 @@ class Progress:
             description=f"epoch {epoch + 1}",
         )
 
-    def step(self, losses: dict[str, float], triples_per_second: float) -> None:
+    def step(self, losses: dict[str, float], steps: int, triples_per_second: float) -> None:
         shown = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
         self._bars.update(
-            self._batches, advance=1, note=f"{triples_per_second:,.0f} triples/s  {shown}"
+            self._batches, advance=steps, note=f"{triples_per_second:,.0f} triples/s  {shown}"
         )
 
     def end_epoch(self, record: dict[str, Any]) -> None:

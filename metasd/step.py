@@ -12,15 +12,17 @@ quantised values of that. Every loss over all entities gives its gradients in cl
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
 
 from metasd import kernels
 
-from .config import Config
 from .model import Model
+
+if TYPE_CHECKING:
+    from .config import Config
 
 
 class Batch(NamedTuple):
@@ -33,8 +35,11 @@ class Batch(NamedTuple):
     @staticmethod
     def of(triples: Tensor) -> "Batch":
         """From int64 (B, 3)."""
-        heads, relations, tails = triples.T.contiguous()
-        return Batch(heads, relations, tails)
+        return Batch(*(column.contiguous() for column in triples.T))
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """The triples start ... stop - 1, as views."""
+        return Batch(*(column[start:stop] for column in self))
 
 
 @dataclass
@@ -84,7 +89,9 @@ class Streaming(TypedDict):
 class Step:
     """The training step of a model, its two optimisers, and the settings it was made for."""
 
-    def __init__(self, model: Model, config: Config, entity_weights: Tensor | None = None) -> None:
+    def __init__(
+        self, model: Model, config: "Config", entity_weights: Tensor | None = None
+    ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         parameters = [model.entities, model.relations]
         self.optimizer = torch.optim.Adagrad(parameters, lr=config.train.lr, fused=_fused(model))
@@ -92,8 +99,11 @@ class Step:
             parameters, lr=config.train.meta_lr, fused=_fused(model)
         )
 
-    def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, float]:
-        """Trains on a batch; returns losses by name. Only objective `metasd` needs `quiz`."""
+    def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:
+        """Trains on a batch; returns losses by name, which nothing has waited for yet.
+
+        Only objective `metasd` needs `quiz`.
+        """
         objective = self.config.train.objective
         losses: dict[str, Tensor] = {"source": self.source_step(batch)[0]}
         if objective == "metasd":
@@ -101,8 +111,7 @@ class Step:
             losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
         if objective != "dense":
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
-        values: list[float] = torch.stack(list(losses.values())).tolist()  # one wait for a GPU
-        return dict(zip(losses, values, strict=True))
+        return losses
 
     # Step 0
 
@@ -225,11 +234,10 @@ class Step:
 
     def _gather(self, view: View, batch: Batch, tails: bool = True) -> Rows:
         entity_mask, relation_mask = view.masks or (None, None)
-        offset = self.model.tail_offset
         rows = Rows(
             kernels.masked_rows(view.entities, entity_mask, batch.heads),
             kernels.masked_rows(view.relations, relation_mask, batch.relations),
-            kernels.masked_rows(view.entities, entity_mask, batch.tails + offset)
+            kernels.masked_rows(view.entities, entity_mask, self._tail_rows(batch))
             if tails
             else None,
         )
@@ -237,6 +245,10 @@ class Step:
             if leaf is not None:
                 leaf.requires_grad_()
         return rows
+
+    def _tail_rows(self, batch: Batch) -> Tensor:
+        offset = self.model.tail_offset
+        return batch.tails + offset if offset else batch.tails
 
     def _encode(self, view: View, batch: Batch, tails: bool = True) -> Encoded:
         rows = self._gather(view, batch, tails)
@@ -316,7 +328,7 @@ class Step:
         places = [
             (gradients.entities, entity_mask, batch.heads),
             (gradients.relations, relation_mask, batch.relations),
-            (gradients.entities, entity_mask, batch.tails + self.model.tail_offset),
+            (gradients.entities, entity_mask, self._tail_rows(batch)),
         ]
         for i, (out, mask, index) in enumerate(places[: len(leaves)]):
             grad = found[i]

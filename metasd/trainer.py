@@ -124,6 +124,9 @@ def _frozen(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.flat().items() if not _free(key)}
 
 
+_LOOK_SECONDS = 0.2
+"""A GPU is not waited for more often."""
+
 _FREE = ("train.epochs", "train.max_steps", "eval.every", "eval.patience")
 
 
@@ -195,8 +198,10 @@ class Trainer:
         position, settings = self.position, self.config.train
         if position.step == 0:
             self._draw_masks()
+        self._looked = time.perf_counter()
         batches = self._batches(position.epoch)
         self._progress.epoch(position.epoch, self.steps_per_epoch, position.step)
+        unseen: list[dict[str, Tensor]] = []  # losses that have not been looked at
         last_save = time.monotonic()
         limit = settings.max_steps or sys.maxsize
         for step in range(position.step, self.steps_per_epoch):
@@ -206,19 +211,37 @@ class Trainer:
                 self._signals.received
                 or time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
             ):
+                self._look(unseen)
                 self._save(self.folder.last)
-                last_save = time.monotonic()
+                last_save, self._looked = time.monotonic(), time.perf_counter()
                 if self._signals.received:
                     raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
-            start = time.perf_counter()
-            losses = self.step(*batches(step))
-            position.seconds += time.perf_counter() - start
-            self._check(losses, step)
-            for name, loss in losses.items():
-                position.sums[name] = position.sums.get(name, 0.0) + loss
+            unseen.append(self.step(*batches(step)))
             position.step, position.total_steps = step + 1, position.total_steps + 1
-            self._progress.step(losses, settings.batch_size * position.step / position.seconds)
+            if time.perf_counter() - self._looked > _LOOK_SECONDS:
+                self._look(unseen)
+        self._look(unseen)
         self._end_epoch()
+
+    def _look(self, unseen: list[dict[str, Tensor]]) -> None:
+        """Waits for the steps since the last look; takes their time and their losses."""
+        position = self.position
+        if not unseen:
+            return
+        rows = torch.stack([torch.stack(list(losses.values())) for losses in unseen]).tolist()
+        now = time.perf_counter()
+        position.seconds += now - self._looked
+        self._looked = now
+        for i, row in enumerate(rows, 1):
+            losses = dict(zip(unseen[0], row, strict=True))
+            for name, loss in losses.items():
+                if not math.isfinite(loss):
+                    step = position.step - len(unseen) + i
+                    raise self._diverged(f"the {name} loss", f", step {step}")
+                position.sums[name] = position.sums.get(name, 0.0) + loss
+        speed = self.config.train.batch_size * position.step / position.seconds
+        self._progress.step(losses, len(unseen), speed)
+        unseen.clear()
 
     def _end_epoch(self) -> None:
         position, settings = self.position, self.config.train
@@ -365,12 +388,13 @@ class Trainer:
             [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
         ).to(self.device)
 
+        triples, quiz = Batch.of(self.triples[order]), Batch.of(self.quiz[quiz_order])
+
         def batch(step: int) -> tuple[Batch, Batch | None]:
-            rows = self.triples[order[step * size : (step + 1) * size]]
+            rows = triples.part(step * size, (step + 1) * size)
             if settings.objective != "metasd":
-                return Batch.of(rows), None
-            chosen = quiz_order[step * quiz_size : (step + 1) * quiz_size]
-            return Batch.of(rows), Batch.of(self.quiz[chosen])
+                return rows, None
+            return rows, quiz.part(step * quiz_size, (step + 1) * quiz_size)
 
         return batch
 
@@ -438,11 +462,6 @@ class Trainer:
                 and position.without_gain >= self.config.eval.patience
             )
         )
-
-    def _check(self, losses: dict[str, float], step: int) -> None:
-        for name, loss in losses.items():
-            if not math.isfinite(loss):
-                raise self._diverged(f"the {name} loss", f", step {step + 1}")
 
     def _diverged(self, what: str, where: str = "") -> InputError:
         kept = (

@@ -7,6 +7,7 @@ from torch import Tensor
 
 import kernel_cases as kc
 from metasd import kernels
+from metasd.kernels._checks import in_range
 from metasd.models import ComplEx
 
 SHAPES = [(1, 1, 1), (7, 31, 5), (13, 33, 0), (5, 300, 40), (101, 130, 17)]
@@ -108,6 +109,25 @@ def test_indices_out_of_range_are_refused(index: list[int], gpu: str) -> None:
         kernels.masked_rows(table, None, bad)
     with pytest.raises(ValueError, match=r"index must lie in 0 .. 5"):
         kernels.gpu.scatter_rows(rows, bad, table)
+
+
+def test_views_of_one_index_are_checked_together_and_again_after_a_change(
+    gpu: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metasd.kernels.gpu import _launch
+
+    looked = []
+    monkeypatch.setattr(
+        _launch, "in_range", lambda index, size: looked.append(index) or in_range(index, size)
+    )
+    table, epoch = kc.table(9, 5, 1).to(gpu), torch.arange(8).to(gpu)
+    for start in (0, 2, 4):
+        kernels.masked_rows(table, None, epoch[start : start + 2])
+    assert len(looked) == 1
+    epoch[7] = 9
+    with pytest.raises(ValueError, match="got 9"):
+        kernels.masked_rows(table, None, epoch[6:])
+    assert kernels.masked_rows(table, None, epoch[:2]).shape == (2, 5)
 
 
 def test_a_misaligned_pointer_is_refused(gpu: str) -> None:

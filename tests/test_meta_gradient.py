@@ -177,8 +177,8 @@ bad_inputs: list[tuple[dict[str, Any], type[Exception], str]] = [
         "mask must be (6, 2) for a table (6, 40)",
     ),
     ({"pruned": torch.zeros(7, 40)}, ValueError, "pruned must have 6 rows; got (7, 40)"),
-    ({"temperature": -1.0}, ValueError, "temperature must be positive; got -1.0"),
-    ({"forward_weight": -1.0}, ValueError, "must not be negative; got -1.0 and 1.0"),
+    ({"temperature": -1.0}, ValueError, "temperature must be positive and finite; got -1.0"),
+    ({"forward_weight": -1.0}, ValueError, "finite and not negative; got -1.0 and 1.0"),
     ({"precision": "half"}, ValueError, "must be one of auto, fp32, tf32, bf16; got 'half'"),
     ({"score_memory": 0}, ValueError, "score_memory must be a positive number of bytes; got 0"),
 ]

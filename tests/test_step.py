@@ -102,7 +102,7 @@ def test_weights_follow_the_baseline_over_several_steps() -> None:
         )
         losses = step(Batch.of(rows), Batch.of(quiz))
         wanted = baseline.step(rows, quiz)
-        assert losses["quiz"] == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
+        assert float(losses["quiz"]) == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
     assert relative(step.model.entities, baseline.source.entities) < 1e-9
     assert relative(step.model.relations, baseline.source.relations) < 1e-9
 

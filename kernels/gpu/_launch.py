@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._checks import check_range
+from .._checks import check_range, in_range
 
 
 class Tile(NamedTuple):
@@ -88,19 +88,25 @@ _checked: MutableMapping[Tensor, tuple[int, int]] = WeakTensorKeyDictionary()
 
 
 def check_index_range(name: str, index: Tensor, size: int) -> None:
-    """`check_range`, once for a tensor that has not changed since.
+    """`check_range`, once for a tensor, and for all its views together, until PyTorch changes it.
 
     The one place where an operation waits for the device: it has to know that no index is out of
-    range before it launches anything. A step that gives the same index tensor to several operations
-    waits once.
+    range before it launches anything. A trainer whose batches are views of an epoch's indices waits
+    once an epoch. (What writes behind PyTorch's back, through `.data` or shared memory, has to see
+    to the range itself.)
     """
     if is_recording():
         return
     if index.is_inference():
         check_range(name, index, size)
-    elif _checked.get(index) != (index._version, size):
+        return
+    whole = index if index._base is None or index._base.dim() != 1 else index._base
+    if _checked.get(whole) == (whole._version, size):
+        return
+    if in_range(whole, size):
+        _checked[whole] = whole._version, size
+    else:
         check_range(name, index, size)
-        _checked[index] = index._version, size
 
 
 def architecture(device: torch.device) -> int:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import cdiv, launch
+from ._launch import architecture, cdiv, launch
 from .tiles import dot, split_fp32
 
 _OFFSETS = {1: 128, 2: 8, 4: 1}
@@ -37,7 +37,8 @@ def code_scores(
         out: fp32 (B, count).
     """
     batch, count = out.shape
-    block = 16 if batch <= 16 else 64
+    hopper = architecture(out.device) == 90  # mma, elsewhere, holds both operands in registers
+    block = 16 if batch <= 16 else 64 if hopper else 32
     launch(
         _code_scores_kernel,
         (cdiv(count, 128), cdiv(batch, block)),
@@ -55,7 +56,7 @@ def code_scores(
         OFFSET=_OFFSETS[planes],
         BLOCK_N=128,
         BLOCK_B=block,
-        BLOCK_K=64,
+        BLOCK_K=64 if hopper else 32,
         warps=8,
         stages=2,
     )
@@ -137,12 +138,12 @@ def _code_scores_kernel(
     row = _row_of(rows, first, place, inside)
     code_at = codes + row[:, None] * bytes
     query_at = queries + query.to(tl.int64)[None, :] * width
+    bits: tl.constexpr = 8 // PLANES
     z = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
     for start in range(0, bytes, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         packed = tl.load(code_at + k[None, :], inside[:, None] & (k < bytes)[None, :], 0)
         for plane in tl.static_range(PLANES):
-            bits: tl.constexpr = 8 // PLANES
             code = ((packed.to(tl.int32) >> (bits * plane)) & ((1 << bits) - 1)) - OFFSET
             column = plane * bytes + k
             there = ((k < bytes) & (column < width))[:, None] & asked[None, :]

@@ -85,7 +85,7 @@ def add_product(out: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, *, add: 
     if mask is None and not add:
         _multiply(a, b, out)
         return
-    height = max(_TEMPORARY // max(out.shape[1], 1), 1)
+    height = max(_TEMPORARY // max(out.shape[1], 1) // 128 * 128, 128)  # keeps a's columns aligned
     for start in range(0, out.shape[0], height):
         part = slice(start, start + height)
         product = torch.empty_like(out[part])

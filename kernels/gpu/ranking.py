@@ -122,8 +122,9 @@ def _check_known(indptr: Tensor | None, indices: Tensor | None, entities: int) -
 
 def _row_blocks(scores: Scores, bytes_per_row: int, score_memory: int) -> Iterator[slice]:
     """Blocks of rows whose partials, and one bit a score, take about `score_memory` bytes."""
-    height = score_memory // (bytes_per_row + 4 * cdiv(scores.entities, 32)) // 128 * 128
-    return blocks(scores.rows, max(height, 128))
+    least = scores.tile.b
+    height = score_memory // (bytes_per_row + 4 * cdiv(scores.entities, 32)) // least * least
+    return blocks(scores.rows, max(height, least))
 
 
 def _known_bits(

@@ -111,6 +111,7 @@ def _copy_rows_kernel(
     at = out + row[:, None] * out_stride + column[None, :]
     inside = (row < rows)[:, None] & (column < written)[None, :]
     if PARTS == 3:
+        out_part = tl.cast(out_part, tl.int64)
         first_part, second_part, third_part = split_fp32(x)
         tl.store(at, first_part, inside)
         tl.store(at + out_part, second_part, inside)
