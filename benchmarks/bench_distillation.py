@@ -65,7 +65,6 @@ def closed_form(options: Options) -> Call:
     """The operations' definitions, which exist in fp32 and fp64 only."""
     inputs = Inputs(options)
     e, de, mask = inputs.entities, inputs.dentities, inputs.mask
-    mutual = options.loss == "mutual"
 
     def call() -> dict[str, float]:
         q_s, q_p, dq, y = next(inputs.batches)
@@ -73,10 +72,11 @@ def closed_form(options: Options) -> Call:
             return _seen(
                 meta_definition(q_s, q_p, dq, e, de, mask, None, *WEIGHTS, INNER_LR, "fp32", 0)[-1]
             )
-        *_, grad_source, grad_pruned = distillation_definition(
-            q_s, q_p, e, mask, None, y, None, *WEIGHTS, mutual, "fp32", 0
+        return _seen(
+            distillation_definition(
+                q_s, q_p, e, mask, None, y, None, *WEIGHTS, options.loss == "mutual", "fp32", 0
+            )[-1]
         )
-        return _seen(grad_source.add_(grad_pruned) if mutual else grad_pruned)
 
     return call
 

@@ -35,10 +35,13 @@ def metasd_step(options: Options) -> Call:
     masks = kernels.topk_mask([entities, relations], 0.9)
     model = Model(Scoring.named("complex")(options.rank), entities, relations, (masks[0], masks[1]))
     step = Step(model, config)
-    return lambda: step(
-        Batch.of(random_triples(options, options.batch)),
-        Batch.of(random_triples(options, options.quiz)),
-    )
+
+    def call() -> dict[str, float]:
+        batch, quiz = (random_triples(options, n) for n in (options.batch, options.quiz))
+        losses = step(Batch.of(batch), Batch.of(quiz))
+        return {name: float(loss) for name, loss in losses.items()}
+
+    return call
 
 
 def dense_step(options: Options) -> Call:
