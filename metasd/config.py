@@ -106,7 +106,9 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     regularizer: RegularizerConfig = RegularizerConfig()
     relation_prediction: RelationPredictionConfig = RelationPredictionConfig()
-    entity_weights: bool = Field(False, description="weight classes by 0.1 + 0.9 count / max count")
+    entity_weights: bool = Field(
+        False, description="weight classes by 0.1 + 0.9 count / max count, to a mean of 1"
+    )
     prune: PruneConfig = PruneConfig()
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()

@@ -172,8 +172,7 @@ class Trainer:
     def _start_step(self) -> None:
         weights = None
         if self.config.entity_weights:
-            counts = torch.from_numpy(self.graph.entity_counts.astype(np.float32))
-            weights = (0.1 + 0.9 * counts / counts.max()).to(self.device)
+            weights = entity_weights(self.graph).to(self.device)
         self.step = Step(self.model, self.config, weights)
 
     @property
@@ -474,6 +473,17 @@ class Trainer:
             f"{kept}. Try a smaller train.lr or train.inner_lr, a larger regularizer.weight, or "
             "train.precision=fp32"
         )
+
+
+def entity_weights(graph: Graph) -> Tensor:
+    """Weights of the entities as answers, fp32 (N,): 0.1 + 0.9 * count / largest count in train.
+
+    Scaled so that their mean over the answers of train is 1, as published code (and PyTorch's
+    weighted mean) has it: else `regularizer.weight` would count several times as much.
+    """
+    counts = torch.from_numpy(graph.entity_counts.astype(np.float64))
+    weights = 0.1 + 0.9 * counts / counts.max()
+    return (weights * counts.sum() / (weights @ counts)).float()
 
 
 def split_quiz(graph: Graph, config: Config) -> tuple[Tensor, Tensor]:
