@@ -107,7 +107,7 @@ class Config(_Section):
     regularizer: RegularizerConfig = RegularizerConfig()
     relation_prediction: RelationPredictionConfig = RelationPredictionConfig()
     entity_weights: bool = Field(
-        False, description="weight classes by 0.1 + 0.9 count / max count, to a mean of 1"
+        False, description="classes weigh 0.1 + 0.9 count / max, to a mean of 1"
     )
     prune: PruneConfig = PruneConfig()
     distill: DistillConfig = DistillConfig()
