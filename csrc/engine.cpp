@@ -19,12 +19,14 @@
 
 #include "parallel.h"
 #include "passes.h"
+#include "tiles.h"
 
 #define METASD_INLINE static inline __attribute__((always_inline))
 #define METASD_INLINE_MEMBER inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_LEVEL 0
 #define METASD_VNNI 0
+#define METASD_TILES 0
 
 namespace metasd {
 namespace {
@@ -98,6 +100,30 @@ void merge_best(const ScoreArgs& a, const std::vector<float>& scores,
 #define METASD_X86 1
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // inside the compiler's own intrinsics
+#ifdef METASD_AMX
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,bmi2,popcnt,prefer-vector-width=512")
+#pragma GCC target("amx-tile,amx-int8")
+#undef METASD_LEVEL
+#undef METASD_VNNI
+#undef METASD_TILES
+#define METASD_LEVEL 512
+#define METASD_VNNI 1
+#define METASD_TILES 1
+namespace metasd::engine_amx {
+namespace {
+#include "simd.inl"
+#include "tiles.inl"
+
+#include "engine.inl"
+}  // namespace
+const Engine kEngine = {"amx", score, decode, check};
+}  // namespace metasd::engine_amx
+#pragma GCC pop_options
+#undef METASD_TILES
+#define METASD_TILES 0
+#endif
+
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,bmi2,popcnt,prefer-vector-width=512")
 #undef METASD_LEVEL
@@ -163,6 +189,13 @@ const Engine* find_engine(const char* name) {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+#ifdef METASD_AMX
+  if (!std::strcmp(name, "amx"))
+    return avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("amx-int8") &&
+                   tiles_permitted()
+               ? &engine_amx::kEngine
+               : nullptr;
+#endif
   if (!std::strcmp(name, "avx512vnni"))
     return avx512 && __builtin_cpu_supports("avx512vnni") ? &engine_vnni::kEngine : nullptr;
   if (!std::strcmp(name, "avx512")) return avx512 ? &engine_avx512::kEngine : nullptr;
@@ -176,7 +209,7 @@ const Engine* find_engine(const char* name) {
 const Engine* best_engine() {
   if (const char* wanted = std::getenv("METASD_ISA"))
     if (const Engine* found = find_engine(wanted)) return found;
-  for (const char* name : {"avx512vnni", "avx512", "avx2"})
+  for (const char* name : {"amx", "avx512vnni", "avx512", "avx2"})
     if (const Engine* found = find_engine(name)) return found;
   return &engine_portable::kEngine;
 }

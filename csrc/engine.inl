@@ -77,6 +77,7 @@ struct Scratch {
   std::vector<float> weights, tile;      // values of a row; scores of a strip before transposition
   std::vector<uint8_t> codes, values;    // copies of what lies at an array's end
   std::vector<uint8_t> planes;           // unpacked rows of a strip
+  std::vector<int32_t> sums;             // products of a strip on tiles
   std::vector<float> block, max, total;  // scores of a block; logsumexp so far
 };
 
@@ -390,10 +391,15 @@ template <Values kKind>
 struct Codes {
   static constexpr int kPlanes = kKind == Values::kU8 ? 1 : kKind == Values::kU4 ? 2 : 4;
   static constexpr int kOffset = kKind == Values::kU8 ? 128 : kKind == Values::kU4 ? 8 : 1;
+  static constexpr uint32_t kCode = kPlanes == 1 ? ~0u : kPlanes == 2 ? 0x0f0f0f0fu : 0x03030303u;
+  static constexpr bool kTiles = METASD_TILES;
+  static constexpr int64_t kTileQueries = 8;  // fewer fill too little of a tile
 
   const ScoreArgs& a;
   int64_t bytes, plane, size;   // of a row; of one of its planes in whole 64 bytes; of all planes
   std::vector<int8_t> queries;  // (queries, high and low, size)
+  std::vector<uint8_t> tiles;   // the same, as right operands of tile products; see strip_of_tiles
+  std::vector<int32_t> start;   // (blocks of sixteen queries, high and low, 16): sums of `bias`
   std::vector<float> step;      // of each query's 16-bit grid
   std::vector<i32, WideAllocator<i32>> bias;  // (queries, high and low): -offset times its sums
 
@@ -421,9 +427,13 @@ struct Codes {
         bias[2 * query + part] = -sum;
       }
     }
+    if (kTiles && a.count_queries >= kTileQueries) arrange_tiles();
   }
 
-  void prepare(Scratch& s) const { s.planes.resize(kLanes * size); }
+  void prepare(Scratch& s) const {
+    s.planes.resize(kLanes * size);
+    s.sums.resize(4 * kLanes * kLanes);
+  }
 
   // A row's codes, one a byte, plane after plane: in place, or unpacked to `to`.
   const uint8_t* unpack(int64_t row, uint8_t* to) const {
@@ -439,9 +449,8 @@ struct Codes {
       }
       u32 packed;
       __builtin_memcpy(&packed, source, sizeof packed);
-      constexpr uint32_t kMask = kPlanes == 1 ? ~0u : kPlanes == 2 ? 0x0f0f0f0fu : 0x03030303u;
       for (int p = 0; p < kPlanes; ++p) {
-        const u32 codes = (packed >> (8 / kPlanes * p % 8)) & kMask;
+        const u32 codes = (packed >> (8 / kPlanes * p % 8)) & kCode;
         __builtin_memcpy(to + p * plane + i, &codes, sizeof codes);
       }
     }
@@ -449,6 +458,12 @@ struct Codes {
   }
 
   void strip(const int64_t* rows, int count, float* z, int64_t z_stride, Scratch& s) const {
+#if METASD_TILES
+    if (a.count_queries >= kTileQueries) return strip_of_tiles(rows, count, z, z_stride, s);
+#endif
+#if METASD_VNNI
+    if (kPlanes > 1 && a.count_queries < 4 && strip_of_packed(rows, count, z, z_stride)) return;
+#endif
     const uint8_t* codes[kLanes];
     f32 scale;
     for (int r = 0; r < kLanes; ++r) {
@@ -459,6 +474,125 @@ struct Codes {
     for (; query + 4 <= a.count_queries; query += 4) products<2, 4>(codes, scale, query, z, z_stride);
     for (; query < a.count_queries; ++query) products<4, 1>(codes, scale, query, z, z_stride);
   }
+
+#if METASD_VNNI
+  // Few queries: codes go from their bytes to the products in registers. False near the array's end,
+  // where whole vectors cannot be read.
+  bool strip_of_packed(const int64_t* rows, int count, float* z, int64_t z_stride) const {
+    const uint8_t *from[kLanes], *end = a.table.values + a.table.value_bytes;
+    f32 scale;
+    for (int r = 0; r < kLanes; ++r) {
+      const int64_t row = rows[r < count ? r : 0];
+      from[r] = a.table.values + row * bytes;
+      scale[r] = a.table.scale[row];
+      if (from[r] + plane > end) return false;
+      for (int64_t i = 0; i < plane; i += 64) __builtin_prefetch(from[r] + kLanes * bytes + i);
+    }
+    constexpr int kRows = 4;
+    for (int64_t query = 0; query < a.count_queries; ++query) {
+      f32 total[kLanes];
+      const int8_t* q = queries.data() + 2 * size * query;
+      for (int r = 0; r < kLanes; r += kRows) {
+        __m512i high[kRows], low[kRows];
+        for (int k = 0; k < kRows; ++k)
+          high[k] = (__m512i)bias[2 * query], low[k] = (__m512i)bias[2 * query + 1];
+        for (int64_t i = 0; i < plane; i += 64) {
+          __m512i packed[kRows];
+          for (int k = 0; k < kRows; ++k) packed[k] = _mm512_loadu_si512(from[r + k] + i);
+          for (int p = 0; p < kPlanes; ++p) {
+            const __m512i q_high = _mm512_loadu_si512(q + p * plane + i);
+            const __m512i q_low = _mm512_loadu_si512(q + size + p * plane + i);
+            for (int k = 0; k < kRows; ++k) {
+              const auto codes = (__m512i)(((u32)packed[k] >> (8 / kPlanes * p % 8)) & kCode);
+              high[k] = _mm512_dpbusd_epi32(high[k], codes, q_high);
+              low[k] = _mm512_dpbusd_epi32(low[k], codes, q_low);
+            }
+          }
+        }
+        for (int k = 0; k < kRows; ++k)
+          total[r + k] = __builtin_convertvector((i32)high[k], f32) * 256.0f +
+                         __builtin_convertvector((i32)low[k], f32);
+      }
+      store(z + query * z_stride, sums(total) * scale * step[query], All{});
+    }
+    return true;
+  }
+#endif
+
+  // Right operands of tile products: for each sixteen queries and 64 bytes of them a tile of their
+  // high bytes and one of their low ones; its row i has of each query the bytes 4 i .. 4 i + 3.
+  void arrange_tiles() {
+    const int64_t blocks = (a.count_queries + kLanes - 1) / kLanes;
+    tiles.resize(2 * size * kLanes * blocks);
+    start.resize(2 * kLanes * blocks);
+    for (int64_t query = 0; query < a.count_queries; ++query)
+      for (int part = 0; part < 2; ++part) {
+        const int64_t block = query / kLanes, column = query % kLanes;
+        for (int64_t i = 0; i < size; i += 4) {
+          const int64_t tile = (block * (size / 64) + i / 64) * 2 + part;
+          std::memcpy(tiles.data() + tile * 1024 + i % 64 / 4 * 64 + column * 4,
+                      queries.data() + (2 * query + part) * size + i, 4);
+        }
+        int32_t& sum = start[(2 * block + part) * kLanes + column];
+        for (int lane = 0; lane < kLanes; ++lane) sum += bias[2 * query + part][lane];
+      }
+  }
+
+#if METASD_TILES
+  void strip_of_tiles(const int64_t* rows, int count, float* z, int64_t z_stride, Scratch& s) const {
+    uint8_t* codes = s.planes.data();
+    f32 scale{};
+    for (int r = 0; r < count; ++r) {
+      const uint8_t* row = unpack(rows[r], codes + r * size);
+      if (row != codes + r * size) std::memcpy(codes + r * size, row, size);
+      scale[r] = a.table.scale[rows[r]];
+    }
+    written();
+    const int64_t block_bytes = 2 * size * kLanes, last = (a.count_queries - 1) / kLanes;
+    int32_t* sums = s.sums.data();
+    for (int64_t block = 0; block <= last; block += 2) {
+      const uint8_t* first = tiles.data() + block * block_bytes;
+      const uint8_t* second = block < last ? first + block_bytes : first;
+      const int32_t* from = start.data() + 2 * kLanes * block;
+      const int32_t* from_second = block < last ? from + 2 * kLanes : from;
+      _tile_loadd(0, from, 0);  // the same for every row
+      _tile_loadd(1, from + kLanes, 0);
+      _tile_loadd(2, from_second, 0);
+      _tile_loadd(3, from_second + kLanes, 0);
+      for (int64_t i = 0; i < size; i += 64) {
+        _tile_loadd(4, codes + i, size);
+        _tile_loadd(5, first + 32 * i, 64);
+        _tile_loadd(6, first + 32 * i + 1024, 64);
+        _tile_dpbusd(0, 4, 5);
+        _tile_dpbusd(1, 4, 6);
+        if (block == last) continue;
+        _tile_loadd(5, second + 32 * i, 64);
+        _tile_loadd(6, second + 32 * i + 1024, 64);
+        _tile_dpbusd(2, 4, 5);
+        _tile_dpbusd(3, 4, 6);
+      }
+      _tile_stored(0, sums, 64);
+      _tile_stored(1, sums + 256, 64);
+      _tile_stored(2, sums + 512, 64);
+      _tile_stored(3, sums + 768, 64);
+      written();
+      for (int64_t of = block; of <= std::min(block + 1, last); ++of)
+        store_block(of, sums + 512 * (of - block), scale, z, z_stride);
+    }
+  }
+
+  // Sums (16 rows, 16 queries) of high bytes, then of low ones, to scores.
+  void store_block(int64_t block, const int32_t* sums, f32 scale, float* z, int64_t z_stride) const {
+    f32 scores[kLanes];
+    for (int r = 0; r < kLanes; ++r)
+      scores[r] = __builtin_convertvector(load_index(sums + r * kLanes), f32) * 256.0f +
+                  __builtin_convertvector(load_index(sums + 256 + r * kLanes), f32);
+    transpose(scores);
+    const int64_t first = block * kLanes;
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, a.count_queries - first); ++i)
+      store(z + (first + i) * z_stride, scores[i] * scale * step[first + i], All{});
+  }
+#endif
 
   // Sixteen rows with kQueries queries, kRows rows at a time.
   template <int kRows, int kQueries>
@@ -529,6 +663,9 @@ int64_t score_by(const ScoreArgs& a) {
   parallel_ranges(strips, threads, [&](int64_t begin, int64_t end, int thread) {
     Scratch& s = scratch[thread];
     float* z = s.block.data();
+#if METASD_TILES
+    const Tiles registers;
+#endif
     for (int64_t from = begin; from < end; from += block) {
       const int64_t to = std::min(from + block, end);
       const int64_t first = from * kLanes, count = std::min(to * kLanes, a.count) - first;

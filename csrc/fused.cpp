@@ -24,14 +24,7 @@
 
 #include "parallel.h"
 #include "passes.h"
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    __GNUC__ >= 11
-#define METASD_AMX 1
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
+#include "tiles.h"
 
 #ifdef METASD_AMX
 
@@ -47,33 +40,13 @@
 namespace metasd {
 namespace {
 #include "simd.inl"
+#include "tiles.inl"
 
 // ---- tiles -----------------------------------------------------------------------------------------
 // A tile is 16 rows of 64 bytes: 16 x 16 fp32, or 16 x 32 bf16. tdpbf16ps multiplies rows of 32 bf16
 // by "paired" tiles, in which row i holds rows 2i and 2i + 1 of a (32, 16) matrix, interleaved.
 
 constexpr int64_t kTile = 16, kPair = 32, kTileNumbers = kTile * kPair;
-
-// This thread's tile registers, all of full size; what another library had set comes back after.
-class Tiles {
- public:
-  Tiles() {
-    _tile_storeconfig(before_);
-    alignas(64) uint8_t config[64]{};
-    config[0] = 1;  // palette
-    for (int i = 0; i < 8; ++i) config[16 + 2 * i] = 64, config[48 + i] = 16;
-    _tile_loadconfig(config);
-  }
-  ~Tiles() {
-    if (before_[0])
-      _tile_loadconfig(before_);
-    else
-      _tile_release();
-  }
-
- private:
-  alignas(64) uint8_t before_[64]{};
-};
 
 // The four accumulators: rows i and i + 16 of the left matrix, columns j and j + 16 of the right.
 METASD_INLINE void zero_tiles() {
@@ -110,8 +83,6 @@ METASD_INLINE void multiply_tiles(const bf16* a0, const bf16* a1, const bf16* b0
     _tile_dpbf16ps(3, 5, 7);
   }
 }
-// Tile instructions do not tell the compiler what they read.
-METASD_INLINE void written() { __asm__ volatile("" ::: "memory"); }
 
 // 32 bf16: those of `first`, then those of `second`.
 METASD_INLINE u32 joined(f32 first, f32 second) {
@@ -766,12 +737,7 @@ void fused_meta(const FusedArgs& args, const FusedMeta& a) {
 #pragma GCC pop_options
 #pragma GCC diagnostic pop
 
-bool fused_supported() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2)
-  static const bool permitted = __builtin_cpu_supports("amx-bf16") &&
-                                syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return permitted;
-}
+bool fused_supported() { return __builtin_cpu_supports("amx-bf16") && tiles_permitted(); }
 
 }  // namespace metasd
 

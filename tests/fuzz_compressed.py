@@ -40,7 +40,9 @@ KINDS = [
     ("distmult", "ternary", "ternary", 1.0),
 ]
 ENGINES = [
-    name for name in ("avx512vnni", "avx512", "avx2", "portable") if _C.engine_supported(name)
+    name
+    for name in ("amx", "avx512vnni", "avx512", "avx2", "portable")
+    if _C.engine_supported(name)
 ]
 ENTITIES, RELATIONS = 23, 3
 

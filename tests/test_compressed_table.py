@@ -14,7 +14,9 @@ from metasd.compressed.table import from_arrays
 from metasd.errors import InputError
 
 ENGINES = [
-    name for name in ("avx512vnni", "avx512", "avx2", "portable") if _C.engine_supported(name)
+    name
+    for name in ("amx", "avx512vnni", "avx512", "avx2", "portable")
+    if _C.engine_supported(name)
 ]
 CODECS = [
     ("sparse", "fp32", 0.1),
