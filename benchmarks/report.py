@@ -167,6 +167,28 @@ def compressed() -> str:
     )
 
 
+def accuracy() -> str:
+    """Size and test metrics of a run's models as they are compressed, for every such result."""
+    rows = [["model", "tables", "smaller", "folder", "test MRR", "difference", "Hits@1", "Hits@10"]]
+    below = []
+    for path in sorted(RESULTS.glob("accuracy-*.json")):
+        result = load(path.stem)
+        rank, dense = result["config"]["model.rank"], result["dense_fp32_bytes"]
+        rows.append([f"**{result['graph']}, rank {rank}**", *[""] * 7])
+        for name, found in result["models"].items():
+            exact = result["models"][name.partition(",")[0]]
+            compressed = "folder_bytes" in found
+            folder = f"{found['folder_bytes'] / 1e6:,.1f} MB" if compressed else ""
+            apart = f"{found['mrr'] - exact['mrr']:+.4f}" if compressed else ""
+            size = [f"{found['bytes'] / 1e6:,.1f} MB", f"{dense / found['bytes']:.1f}x", folder]
+            hits = [f"{found[key]:.4f}" for key in ("hits@1", "hits@10")]
+            rows.append([name, *size, f"{found['mrr']:.4f}", apart, *hits])
+        below.append(f"{result['graph']}: {result['epochs']} epochs; {machine(result)}")
+    if not below:
+        raise FileNotFoundError
+    return f"{table(rows)}\n\n{'; '.join(below)}."
+
+
 def training() -> str:
     rows = [
         ["graph", "epochs", "triples/s", "peak memory", "source", "pruned", "pruned", "ties"],
@@ -205,6 +227,7 @@ TABLES = {
     "scaling": scaling,
     "evaluation": evaluation,
     "compressed": compressed,
+    "accuracy": accuracy,
     "topk_mask": topk_mask,
 }
 
