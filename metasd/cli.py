@@ -325,13 +325,42 @@ def predict(
 
 
 @app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A YAML file of runs.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Its folder.", show_default="runs/STUDY")
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option("--test", metavar="RUN", help="A run whose test metrics to add; repeatable."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Train a study's runs, or what is left of them, and judge each by its bytes."""
+    from .sweep import Study, run_study
+    from .trainer import Interrupted
+
+    folder = out or Path("runs") / study.stem
+    try:
+        run_study(Study.load(study), folder, data_dir, test or [])
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        _stop(f"{stopped or 'interrupted'}; continue with `metasd sweep {study}`", 130)
+    print(f"results: {folder / 'results.json'}; `metasd report {folder}` draws them")
+
+
+@app.command()
 def report(
-    run: RunPath,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of a sweep.")],
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="RUN/report")] = None,
 ) -> None:
-    """Draw a run: curves, the long tail and every relation, as PNG and one HTML file."""
+    """Draw a run: curves, the long tail, every relation. Of a sweep: MRR against bytes."""
+    from .pareto import write_study_report
     from .report import write_report
 
+    if (run / "results.json").exists():
+        _print_rows(write_study_report(run))
+        print(run / "study.md")
+        return
     print(write_report(_load(run), out))
 
 

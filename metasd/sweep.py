@@ -1,0 +1,288 @@
+"""A study: a named grid of runs over seeds, and what their models are worth by the byte.
+
+A study is a YAML file:
+
+    graph: WN18RR
+    seeds: [0, 1]
+    settings: {model.rank: 256, train.epochs: 20}     # of every run
+    runs:
+      dense: {train.objective: dense}
+      small: {train.objective: dense, model.rank: 25}
+      metasd: {prune.fraction: [0.8, 0.9, 0.95]}      # a list: a run for each
+    store: [source fp16, source int8, pruned sparse fp16, one-shot sparse fp16]
+
+`store` names the forms in which finished models are kept and judged: a model (`source`; `pruned`,
+of runs that prune; `one-shot`, the source pruned at the end by `prune.fraction`, of runs that do
+not) and how it is stored (`fp32`, `fp16`, `int8`, `int4`, `ternary`, or `sparse` or `column` with
+values).
+
+Everything is done one after the other and once: `run_study` called again goes on where it stopped.
+Runs are compared by valid; test metrics are looked up only of the runs that `test` names.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .compressed import CompressedModel, compress
+from .config import Config
+from .environment import environment
+from .errors import InputError, nearest
+from .evaluation import evaluate
+from .files import write_text
+from .graph import Graph, load_graph
+from .model import draw_masks
+from .run import Run, RunFolder
+from .trainer import resume, train
+
+MODELS = ("source", "pruned", "one-shot")
+FORMS = {
+    "fp32": ("column", "fp32"),
+    "fp16": ("column", "fp16"),
+    "int8": ("int8", "int8"),
+    "int4": ("int4", "int4"),
+    "ternary": ("ternary", "ternary"),
+}
+METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "by_frequency")
+_KEYS = ("graph", "seeds", "settings", "runs", "store")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model of a run, and how it is stored."""
+
+    model: str
+    codec: str
+    values: str
+
+    @staticmethod
+    def of(text: str) -> "Form":
+        model, *stored = str(text).split()
+        if model not in MODELS:
+            raise InputError(f"store: {text!r} must begin with one of {', '.join(MODELS)}")
+        if len(stored) == 1 and stored[0] in FORMS:
+            return Form(model, *FORMS[stored[0]])
+        if len(stored) == 2 and stored[0] in ("sparse", "column"):
+            return Form(model, *stored)
+        known = f"{', '.join(FORMS)}, or sparse or column with values"
+        raise InputError(f"store: {text!r} must say how the model is stored: {known}")
+
+    def fits(self, config: Config) -> bool:
+        pruned = config.train.objective != "dense"
+        return self.model == "source" or pruned == (self.model == "pruned")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says, checked, with its grids written out."""
+
+    graph: str
+    seeds: tuple[int, ...]
+    runs: dict[str, Config]
+    store: dict[str, Form]
+
+    @staticmethod
+    def load(path: str | Path) -> "Study":
+        """Reads a study; InputError says what in it is wrong."""
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        try:
+            return Study._of(content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @staticmethod
+    def _of(content: Any) -> "Study":
+        if not isinstance(content, dict) or not content.get("graph") or not content.get("runs"):
+            raise InputError("a study needs graph and runs")
+        if unknown := [str(key) for key in content if key not in _KEYS]:
+            raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], _KEYS)}")
+        if not isinstance(content["runs"], dict):
+            raise InputError("runs must be names with settings")
+        seeds = content.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
+            raise InputError(f"seeds must be a list of whole numbers; got {seeds!r}")
+        common, runs = _settings(content.get("settings"), "settings"), {}
+        for name, given in content["runs"].items():
+            for label, settings in _grid(str(name), _settings(given, f"run {name}")):
+                try:
+                    runs[label] = Config().override({**common, **settings})
+                except InputError as error:
+                    raise InputError(f"run {label}: {error}") from None
+        store = {str(text): Form.of(text) for text in content.get("store", ["source fp32"])}
+        return Study(str(content["graph"]), tuple(seeds), runs, store)
+
+
+def _settings(given: Any, where: str) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InputError(f"{where} must be keys and values; got {given!r}")
+    return {str(key): value for key, value in given.items()}
+
+
+def _grid(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(label, settings) for every choice among the lists."""
+    lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+    for chosen in itertools.product(*lists.values()):
+        choice = dict(zip(lists, chosen, strict=True))
+        label = " ".join([name, *(f"{key}={value}" for key, value in choice.items())])
+        yield label, {**settings, **choice}
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    test: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Trains, stores and judges whatever of a study is not done yet.
+
+    Args:
+        out: the folder: a run folder for each run and seed, and `results.json`.
+        test: names of runs whose test metrics are wanted too.
+
+    Returns:
+        What `results.json` holds: `graph`, `runs` (each with configuration, seed, seconds, machine,
+        commit) and `rows` (run, seed, form, bytes, metrics by split).
+
+    Raises:
+        InputError: the graph, or a name in `test`, is unknown; `out` is of another study.
+        Interrupted: as `train`; called again it goes on.
+    """
+    if unknown := [name for name in test if name not in study.runs]:
+        raise InputError(f"no run is called {unknown[0]!r}{nearest(unknown[0], list(study.runs))}")
+    graph = load_graph(study.graph, data_dir)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    results = _results(out, graph)
+    todo = [(name, seed) for seed in study.seeds for name in study.runs]
+    start, trained = time.monotonic(), 0
+    for number, (name, seed) in enumerate(todo, 1):
+        config = study.runs[name].override({"train.seed": seed})
+        key = f"{name}, seed {seed}"
+        fresh = key not in results["runs"]
+        run = _finished(graph, config, out / _folder(key))
+        if fresh:
+            results["runs"][key] = _record(run, name, seed)
+            trained += 1
+        splits = ["valid", *(["test"] if name in test else [])]
+        for text, form in study.store.items():
+            if form.fits(config):
+                row = _row(results, name, seed, text)
+                _judge(row, run, form, graph, splits)
+                write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+        if fresh:
+            left = (time.monotonic() - start) / trained * (len(todo) - number)
+            print(
+                f"[{number}/{len(todo)}] {key}: {_valid(run)}; about {left / 60:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
+    return results
+
+
+def _results(out: Path, graph: Graph) -> dict[str, Any]:
+    path = out / "results.json"
+    if not path.exists():
+        return {"graph": graph.name, "graph_sha256": graph.digest, "runs": {}, "rows": []}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        digest, _, _ = found["graph_sha256"], found["runs"], found["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged, or not of a study") from None
+    if digest != graph.digest:
+        raise InputError(f"{path} is of another graph: {found['graph']}")
+    return found
+
+
+def _finished(graph: Graph, config: Config, path: Path) -> Run:
+    """The run in `path`, trained to its end if it is not."""
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        return train(graph, config, path)
+    if Config.load(folder.config).flat() != config.flat():
+        raise InputError(f"{path} was trained with other settings: remove it, or rename the run")
+    return Run.load(path) if folder.metrics.exists() else resume(path, graph=graph)
+
+
+def _folder(key: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in key)
+
+
+def _record(run: Run, name: str, seed: int) -> dict[str, Any]:
+    about = environment()
+    return {
+        "run": name,
+        "seed": seed,
+        "config": run.config.flat(),
+        "epochs": len(run.history),
+        "best_epoch": run.metrics["protocol"]["best_epoch"],
+        "training_seconds": sum(record["seconds"] for record in run.history),
+        "machine": {key: about[key] for key in ("processor", "cores", "threads", "compiled")},
+        "versions": {**about["packages"], "metasd": about["metasd"], "python": about["python"]},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this is imported from, `+` if it has changes; else None."""
+    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changes = subprocess.run([*git, "status", "--short", "-uno"], capture_output=True)
+    except OSError:
+        return None
+    return head.stdout.strip() + "+" * bool(changes.stdout) if head.returncode == 0 else None
+
+
+def _row(results: dict[str, Any], name: str, seed: int, form: str) -> dict[str, Any]:
+    """The row of that run, seed and form; a new one if there is none."""
+    rows: list[dict[str, Any]] = results["rows"]
+    key = {"run": name, "seed": seed, "form": form}
+    for row in rows:
+        if key.items() <= {part: row[part] for part in key}.items():
+            return row
+    rows.append(key)
+    return key
+
+
+def _judge(row: dict[str, Any], run: Run, form: Form, graph: Graph, splits: list[str]) -> None:
+    """Adds what the row does not have yet: bytes, and metrics of those splits."""
+    missing = [split for split in splits if split not in row]
+    if not missing and "bytes" in row:
+        return
+    small = stored(run, form)
+    row["bytes"] = small.nbytes
+    for split in missing:
+        found = evaluate(small, graph, split)
+        row[split] = {key: found[key] for key in METRICS}
+
+
+def stored(run: Run, form: Form) -> CompressedModel:
+    """The tables of a run's model in a form, without known triples."""
+    if form.model != "one-shot":
+        pruned = form.model == "pruned"
+        return compress(run, form.codec, form.values, pruned=pruned, known=False)
+    prune = run.config.prune
+    masks = draw_masks(run.model, prune.fraction, prune.granularity)
+    model = replace(run.model, masks=masks)
+    return compress(replace(run, model=model), form.codec, form.values, pruned=True, known=False)
+
+
+def _valid(run: Run) -> str:
+    found = run.metrics.get("valid", {})
+    return "valid MRR " + ", ".join(f"{name} {m['mrr']:.4f}" for name, m in found.items())

@@ -1,0 +1,143 @@
+"""Studies: grids, resuming, what is judged, and their report."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from metasd import pareto, sweep
+from metasd.cli import app
+from metasd.errors import InputError
+from metasd.sweep import Form, Study, run_study
+from metasd.trainer import Interrupted
+
+CONTENT = {
+    "graph": "families:120",
+    "seeds": [0, 1],
+    "settings": {"model.rank": 8, "train.epochs": 1, "train.batch_size": 400},
+    "runs": {
+        "dense": {"train.objective": "dense"},
+        "prune": {"train.objective": "prune", "prune.fraction": [0.5, 0.9]},
+    },
+    "store": ["source fp32", "source int8", "pruned sparse fp16", "one-shot sparse fp16"],
+}
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}))
+    return path
+
+
+def test_a_study_is_done_once_and_judged_by_valid(tmp_path: Path) -> None:
+    study = Study.load(written(tmp_path))
+    assert list(study.runs) == ["dense", "prune prune.fraction=0.5", "prune prune.fraction=0.9"]
+    results = run_study(study, tmp_path / "out")
+    rows = {(row["run"], row["seed"], row["form"]): row for row in results["rows"]}
+    assert len(rows) == len(results["rows"]) == 2 * (3 + 3 + 3)
+    assert not any("test" in row for row in results["rows"])
+    dense = rows["dense", 0, "source fp32"]
+    metrics = json.loads((tmp_path / "out" / "dense__seed_0" / "metrics.json").read_text())
+    assert dense["valid"]["mrr"] == pytest.approx(metrics["valid"]["source"]["mrr"], abs=1e-6)
+    pruned = rows["prune prune.fraction=0.9", 1, "pruned sparse fp16"]
+    assert pruned["bytes"] < rows["prune prune.fraction=0.5", 1, "pruned sparse fp16"]["bytes"]
+    assert rows["dense", 1, "one-shot sparse fp16"]["bytes"] < dense["bytes"] / 5
+    record = results["runs"]["dense, seed 1"]
+    assert record["config"]["train.seed"] == 1
+    assert {"training_seconds", "machine", "versions", "commit"} <= record.keys()
+
+
+def test_a_second_call_trains_nothing_and_adds_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.load(written(tmp_path, seeds=[0]))
+    first = run_study(study, tmp_path / "out")
+    monkeypatch.setattr(sweep, "train", None)
+    again = run_study(study, tmp_path / "out", test=["dense"])
+    assert again["runs"] == first["runs"]
+    assert {row["run"] for row in again["rows"] if "test" in row} == {"dense"}
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
+
+
+def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Study.load(written(tmp_path, seeds=[0]))
+    train, calls = sweep.train, []
+
+    def stops(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == 2:
+            raise Interrupted("stopped")
+        return train(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweep, "train", stops)
+    with pytest.raises(Interrupted):
+        run_study(study, tmp_path / "out")
+    done = run_study(study, tmp_path / "out")["runs"]
+    assert list(done) == [f"{name}, seed 0" for name in study.runs]
+    assert len(calls) == 4
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    run_study(Study.load(written(tmp_path, seeds=[0])), tmp_path / "out")
+    changed = Study.load(written(tmp_path, seeds=[0], settings={"model.rank": 9}))
+    with pytest.raises(InputError, match="trained with other settings"):
+        run_study(changed, tmp_path / "out")
+    elsewhere = Study.load(written(tmp_path, graph="families:130"))
+    with pytest.raises(InputError, match="of another graph"):
+        run_study(elsewhere, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sedes": [1]}, 'unknown key sedes; did you mean "seeds"'),
+        ({"seeds": ["a"]}, "seeds must be a list of whole numbers"),
+        ({"runs": {"x": {"model.rnak": 3}}}, "run x: unknown setting model.rnak"),
+        ({"runs": [1]}, "runs must be names with settings"),
+        ({"runs": {}}, "needs graph and runs"),
+        ({"store": ["teacher fp32"]}, "must begin with one of source, pruned, one-shot"),
+        ({"store": ["source fp12"]}, "must say how the model is stored"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_study_is_told(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Study.load(written(tmp_path, **changes))
+
+
+def test_unknown_test_runs_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run is called 'denes'"):
+        run_study(Study.load(written(tmp_path)), tmp_path / "out", test=["denes"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_forms_fit_the_runs_that_have_their_model() -> None:
+    assert Form.of("pruned sparse int8") == Form("pruned", "sparse", "int8")
+    assert Form.of("source int4") == Form("source", "int4", "int4")
+
+
+def row(run: str, size: int, mrr: float, seed: int = 0) -> dict[str, object]:
+    return {"run": run, "seed": seed, "form": "f", "bytes": size, "valid": {"mrr": mrr}}
+
+
+def test_the_frontier_is_what_nothing_smaller_beats() -> None:
+    rows = [row("a", 10, 0.3), row("b", 20, 0.2), row("c", 30, 0.5), row("c", 30, 0.3, seed=1)]
+    found = pareto.points({"rows": rows})
+    assert [(p.run, p.frontier) for p in found] == [("a", True), ("b", False), ("c", True)]
+    assert found[2].mrr == pytest.approx(0.4)
+    assert pareto.table(found)[3][4:7] == ["0.4000", "2", "0.2000"]
+
+
+def test_the_command_line_sweeps_and_draws(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    path = str(written(tmp_path, seeds=[0], runs={"dense": {"train.objective": "dense"}}))
+    assert CliRunner().invoke(app, ["sweep", path, "--out", out]).exit_code == 0
+    result = CliRunner().invoke(app, ["report", out])
+    assert result.exit_code == 0, result.output
+    assert "one-shot sparse fp16" in result.output
+    assert "pareto.png" in (tmp_path / "out" / "study.md").read_text()
+    assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
