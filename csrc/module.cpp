@@ -8,6 +8,7 @@
 #include <malloc.h>
 #endif
 
+#include <array>
 #include <tuple>
 
 #include "engine.h"
@@ -209,6 +210,12 @@ PYBIND11_MODULE(_C, m) {
                               bool conjugate, int threads) {
     passes().complex_product(
         {at<float>(to), at<float>(x), at<float>(y), rows, rank, conjugate, threads});
+  }, unlocked);
+  m.def("dura", [](std::array<Address, 3> rows, std::array<Address, 3> gradients, Address penalty,
+                   int64_t count, int64_t rank, int64_t parts, float scale, int threads) {
+    passes().dura({at<float>(rows[0]), at<float>(rows[1]), at<float>(rows[2]),
+                   at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2]),
+                   at<float>(penalty), count, rank, parts, scale, threads});
   }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {

@@ -109,6 +109,15 @@ struct ComplexArgs {
   int threads;
 };
 
+// Rows of `parts` times `rank` numbers; (rows,) penalties and the scaled gradients come out.
+struct DuraArgs {
+  const float *head, *relation, *tail;
+  float *grad_head, *grad_relation, *grad_tail, *penalty;
+  int64_t rows, rank, parts;
+  float scale;
+  int threads;
+};
+
 struct ScatterArgs {
   float* to;
   const int64_t* index;
@@ -154,6 +163,7 @@ struct Passes {
   void (*accumulate)(const AccumulateArgs&);
   void (*accumulate_transposed)(const TransposeArgs&);
   void (*complex_product)(const ComplexArgs&);
+  void (*dura)(const DuraArgs&);
   void (*scatter_add)(const ScatterArgs&);
   void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan, uint32_t* mask);
   void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,

@@ -88,6 +88,31 @@ void complex_product(const ComplexArgs& a) {
   });
 }
 
+// sum over coordinates of 0.5 (|h|^2 + |t|^2) + 1.5 |r|^2 (|h|^2 + |t|^2), and its gradients.
+void dura(const DuraArgs& a) {
+  parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const int64_t width = a.parts * a.rank, start = row * width;
+    f32 total{};
+    vectors(0, a.rank, [&](int64_t j, auto lanes) METASD_LAMBDA {
+      f32 ends{}, relation{};
+      for (int64_t at = start + j; at < start + width; at += a.rank) {
+        const f32 h = load(a.head + at, lanes), r = load(a.relation + at, lanes);
+        const f32 t = load(a.tail + at, lanes);
+        ends += h * h + t * t;
+        relation += r * r;
+      }
+      const f32 factor = 0.5f + 1.5f * relation;
+      total += ends * factor;
+      for (int64_t at = start + j; at < start + width; at += a.rank) {
+        store(a.grad_head + at, load(a.head + at, lanes) * factor * (2 * a.scale), lanes);
+        store(a.grad_relation + at, load(a.relation + at, lanes) * ends * (3 * a.scale), lanes);
+        store(a.grad_tail + at, load(a.tail + at, lanes) * factor * (2 * a.scale), lanes);
+      }
+    });
+    a.penalty[row] = horizontal_sum(total) * a.scale;
+  });
+}
+
 // to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
 // order, and the same bits, whatever the number of threads.
 void scatter_add(const ScatterArgs& a) {

@@ -16,6 +16,7 @@ from ._fused import uses_tiles
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .complex_rows import complex_product
 from .distillation import inner_distillation, mutual_distillation
+from .dura import dura
 from .entity_cross_entropy import entity_cross_entropy, entity_cross_entropy_gradients
 from .masked_rows import masked_rows, scatter_rows
 from .meta_gradient import meta_gradient
@@ -30,6 +31,7 @@ __all__ = [
     "apply_mask",
     "block_shape",
     "complex_product",
+    "dura",
     "entity_cross_entropy",
     "entity_cross_entropy_gradients",
     "inner_distillation",

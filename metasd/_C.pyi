@@ -179,6 +179,16 @@ def accumulate_transposed(
 def complex_product(
     to: int, x: int, y: int, rows: int, rank: int, conjugate: bool, threads: int
 ) -> None: ...
+def dura(
+    rows: tuple[int, int, int],
+    gradients: tuple[int, int, int],
+    penalty: int,
+    count: int,
+    rank: int,
+    parts: int,
+    scale: float,
+    threads: int,
+) -> None: ...
 def scatter_add(to: int, index: int, source: int, rows: int, cols: int, threads: int) -> None: ...
 
 _CodedTable = tuple[int, int, int, int, int, int, int, int, int, int]

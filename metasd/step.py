@@ -275,8 +275,7 @@ class Step:
         penalty = scoring.dura if settings.name == "dura" else scoring.n3
         scale = settings.weight / max(len(rows.head), 1)
         with torch.no_grad():
-            value, gradients = penalty(rows.head, rows.relation, rows.tail)
-            return value * scale, tuple(gradient.mul_(scale) for gradient in gradients)
+            return penalty(rows.head, rows.relation, rows.tail, scale)
 
     def _supervised(self, model: Encoded, grad_query: Tensor, gradients: Gradients) -> Tensor:
         """Adds the gradients of a model's query, regulariser and relation prediction."""

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from metasd import kernels
 from metasd.errors import InputError, nearest
 
 Penalty = tuple[Tensor, tuple[Tensor, Tensor, Tensor]]
@@ -62,33 +63,27 @@ class Scoring(ABC):
 
     def squares(self, rows: Tensor) -> Tensor:
         """Squared modulus of every coordinate, (B, rank)."""
-        first, *others = rows.view(-1, rows.shape[1] // self.rank, self.rank).unbind(dim=1)
-        total = first.square()
-        for part in others:
-            total.addcmul_(part, part)
-        return total
+        return self._coordinates(rows).square().sum(1)
 
-    def dura(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
-        """Sum over the batch of 0.5 (|h|^2 + |t|^2) + 1.5 (|h r|^2 + |r t|^2) (DURA, NeurIPS 2020).
+    def dura(self, head: Tensor, relation: Tensor, tail: Tensor, scale: float = 1.0) -> Penalty:
+        """`scale` times the sum over the batch of 0.5 (|h|^2 + |t|^2) + 1.5 (|h r|^2 + |r t|^2).
 
-        Here a relation acts on each coordinate by itself, so |h r|^2 = |h|^2 |r|^2.
+        DURA (NeurIPS 2020). Here a relation acts on each coordinate by itself, so
+        |h r|^2 = |h|^2 |r|^2.
         """
-        ends = self.squares(head) + self.squares(tail)
-        factor = 0.5 + 1.5 * self.squares(relation)
-        return (ends * factor).sum(), (
-            self._times(head, 2 * factor),
-            self._times(relation, 3 * ends),
-            self._times(tail, 2 * factor),
-        )
+        return kernels.dura(head, relation, tail, self.parts, scale)
 
-    def n3(self, head: Tensor, relation: Tensor, tail: Tensor) -> Penalty:
-        """Sum over the batch of |h|^3 + |r|^3 + |t|^3 (nuclear 3-norm, ICML 2018)."""
+    def n3(self, head: Tensor, relation: Tensor, tail: Tensor, scale: float = 1.0) -> Penalty:
+        """`scale` times the sum over the batch of |h|^3 + |r|^3 + |t|^3 (ICML 2018)."""
         rows = (head, relation, tail)
         moduli = [self.squares(x).sqrt_() for x in rows]
-        value = torch.stack([modulus.pow(3).sum() for modulus in moduli]).sum()
-        gradients = [self._times(x, 3 * modulus) for x, modulus in zip(rows, moduli, strict=True)]
-        return value, (gradients[0], gradients[1], gradients[2])
+        value = scale * torch.stack([modulus.pow(3).sum() for modulus in moduli]).sum()
+        head, relation, tail = (
+            (self._coordinates(x) * (3 * scale * modulus)[:, None]).view_as(x)
+            for x, modulus in zip(rows, moduli, strict=True)
+        )
+        return value, (head, relation, tail)
 
-    def _times(self, rows: Tensor, factor: Tensor) -> Tensor:
-        """Rows times a factor per coordinate, (B, rank)."""
-        return (rows.view(len(rows), -1, self.rank) * factor[:, None]).view_as(rows)
+    def _coordinates(self, rows: Tensor) -> Tensor:
+        """(B, parts, rank)."""
+        return rows.view(len(rows), rows.shape[1] // self.rank, self.rank)
