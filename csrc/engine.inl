@@ -636,7 +636,7 @@ METASD_INLINE void add_exponentials(const float* z, int64_t count, float inverse
   f32 sum{};
   vectors(0, count, [&](int64_t j, auto lanes) METASD_LAMBDA {
     const f32 x = keep(load(z + j, lanes) * inverse_temperature, -INFINITY, lanes) - top;
-    sum += exp_nonpositive<float>(x);
+    sum += exp_nonpositive<float>(x > 0.0f ? splat(0.0f) : x);  // a fused product may round above
   });
   total = total * std::exp(max - top) + horizontal_sum(sum);
   max = top;

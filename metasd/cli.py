@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ DataDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="Where it scores: cpu, or a GPU such as cuda.")]
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # labels might steer a terminal
 _SHARES = "0.9,0.05,0.05"
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelPath = Annotated[
@@ -202,7 +204,8 @@ def compress(
         str, typer.Option(help="sparse, column, int8, int4 or ternary; auto: what fits the model.")
     ] = "auto",
     values: Annotated[
-        str, typer.Option(help="Of sparse and column: fp32, fp16, bf16 or int8.")
+        str,
+        typer.Option(help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, ternary."),
     ] = "auto",
     source: Annotated[bool, typer.Option("--source", help="The source model's tables.")] = False,
     no_known: Annotated[
@@ -235,6 +238,8 @@ def compress(
     if from_ is not None:
         from .compressed.imports import import_tables
 
+        if source or (set_ and not epochs):
+            raise InputError("--from goes without --source, and with --set only beside --epochs")
         data = load_graph(graph, data_dir) if graph is not None else None
         small = import_tables(
             from_, run, scoring, codec, values, data, epochs, set_ or [], known=not no_known
@@ -300,6 +305,8 @@ def predict(
         small = small.to(device)
     if (batch is None) != (out is None):
         raise InputError("--batch and --out go together")
+    if batch is not None and (among or as_json or relation or head or tail):
+        raise InputError("--batch goes without --among, --json, --head, --tail and --relation")
     if batch is not None and out is not None:
         _answer_file(small, batch, out, k, keep_known)
         return
@@ -522,8 +529,8 @@ def _graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None
 
     about = small.about.get("graph", {})
     name = graph or about.get("name")
-    if name is None:
-        raise InputError("the model does not say of which graph it is: give --graph")
+    if name is None or (graph is None and Path(name).name != name):
+        raise InputError("the model does not name the graph that it is of: give --graph")
     data = load_graph(name, data_dir)
     if about and data.digest != about.get("digest"):
         raise InputError(f"the model was trained on another graph than {name}: give --graph")
@@ -575,7 +582,7 @@ def _print_rows(rows: list[list[str]]) -> None:
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "default", overflow="fold")
     for row in body:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(cell)) for cell in row))
     Console(
         soft_wrap=sys.stdout is None or not sys.stdout.isatty(), highlight=False, markup=False
     ).print(table)

@@ -1,5 +1,7 @@
 """The compressed model from a run to a folder and back: answers, metrics, hostile folders."""
 
+import csv
+import gzip
 import json
 import os
 import subprocess
@@ -15,7 +17,7 @@ import torch
 from fuzz_compressed import KINDS, fuzz, small_model
 
 import metasd
-from metasd.compressed import Answer, CompressedModel, Question
+from metasd.compressed import Answer, CompressedModel, Question, storage
 from metasd.compressed.imports import import_tables
 from metasd.compressed.known import KnownTriples
 from metasd.compressed.labels import Labels
@@ -527,3 +529,93 @@ def test_an_answer_has_what_is_shown(small: CompressedModel) -> None:
     answer = small.answers([Question(small.entity_labels[0], small.relation_labels[0])], 1)[0][0]
     assert Answer._fields == ("entity", "label", "score", "probability")
     assert 0 <= answer.probability <= 1
+
+
+def test_imported_rows_are_put_in_the_graphs_order(small_graph: Graph, tmp_path: Path) -> None:
+    """Labels beside the tables say which row is whose."""
+    model = trained("complex", small_graph)
+    entities, relations = (table.numpy() for table in model.tables(pruned=False))
+    half = small_graph.num_relations
+    orders = (
+        np.arange(len(entities))[::-1],
+        np.r_[np.arange(half)[::-1], np.arange(half, 2 * half)[::-1]],
+    )
+    for name, order, labels in (
+        ("entities", orders[0], small_graph.entities),
+        ("relations", orders[1], small_graph.relations),
+    ):
+        np.save(
+            tmp_path / f"{name}.npy", {"entities": entities, "relations": relations}[name][order]
+        )
+        lines = [f"{i}\t{label}\n" for i, label in enumerate(reversed(labels))]
+        (tmp_path / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    small = import_tables("npy", tmp_path, "complex", "column", "fp32", small_graph)
+    wanted = metasd.compress(model, "column", "fp32", pruned=False, graph=small_graph)
+    assert np.array_equal(small.dense()[0], wanted.dense()[0])
+    assert np.array_equal(small.dense()[1], wanted.dense()[1])
+    head, relation, tail = small_graph.train[0]
+    asked = [Question(small_graph.entities[head], small_graph.relations[relation])]
+    found = {a.entity for a in small.answers(asked, k=small_graph.num_entities)[0]}
+    assert small_graph.entities[tail] not in found
+    (tmp_path / "entities.tsv").write_text(
+        "".join(f"{i}\tx{i}\n" for i in range(len(entities))), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="the tables have no entity"):
+        import_tables("npy", tmp_path, "complex", graph=small_graph)
+
+
+def test_pykeen_tables_need_labels_or_a_graph(tmp_path: Path) -> None:
+    names = (
+        "entity_representations.0._embeddings.weight",
+        "relation_representations.0._embeddings.weight",
+    )
+    torch.save(
+        {name: torch.nn.Parameter(torch.ones(4, 6)) for name in names}, tmp_path / "model.pt"
+    )
+    with pytest.raises(InputError, match="known by their labels"):
+        import_tables("pykeen", tmp_path / "model.pt", "distmult")
+    for name, labels in (
+        ("entity", ['a "q" b', "c\u2028d", "e", "f"]),
+        ("relation", ["r", "s", "t", "u"]),
+    ):
+        with gzip.open(
+            tmp_path / f"{name}_to_id.tsv.gz", "wt", encoding="utf-8", newline=""
+        ) as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerows([("id", "label"), *enumerate(labels)])
+    small = import_tables("pykeen", tmp_path / "model.pt", "distmult")
+    assert small.num_relations == 4
+    assert small.entity_labels[0] == 'a "q" b'
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"graph": 5}, {"graph": {"name": 5}}, {"metrics": 5}, {"metrics": {"test": {"m": {}}}}],
+)
+def test_a_description_of_another_form_is_refused(
+    small: CompressedModel, about: dict[str, Any], tmp_path: Path
+) -> None:
+    replace(small, about={}).save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["checksum"]
+    config["about"] = about
+    config["checksum"] = storage._checksum(config)
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="about is not of the form"):
+        CompressedModel.from_pretrained(tmp_path / "m")
+
+
+def test_a_pipe_in_place_of_a_file_is_refused(small: CompressedModel, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "config.json").unlink()
+    os.mkfifo(tmp_path / "m" / "config.json")
+    with pytest.raises(InputError, match="not a file"):
+        CompressedModel.from_pretrained(tmp_path / "m")
+    assert not storage.is_compressed(tmp_path / "m")
+
+
+def test_codes_too_wide_to_be_scored_are_not_written(tmp_path: Path) -> None:
+    np.save(tmp_path / "entities.npy", np.ones((2, 70_000), np.float32))
+    np.save(tmp_path / "relations.npy", np.ones((2, 70_000), np.float32))
+    with pytest.raises(InputError, match="rows of int8 may be 65535 wide; got 70000"):
+        import_tables("npy", tmp_path, "distmult", "int8")

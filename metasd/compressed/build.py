@@ -146,10 +146,12 @@ def assemble(
         triples = np.concatenate([graph.train, graph.valid, graph.test])
         kept = KnownTriples.of(triples, num_entities, num_relations)
         about = {"graph": {"name": graph.name, "digest": graph.digest}, **about}
+    table = entity_codec.encode(entities)
+    table.check_width()
     return CompressedModel(
         scoring,
         rank,
-        entity_codec.encode(entities),
+        table,
         relation_codec.encode(relations),
         Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
         Labels.of(vocabulary.relations, {}, "relation"),

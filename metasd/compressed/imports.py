@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import tempfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +53,8 @@ def import_tables(
             `npy`: a folder with entities.npy and relations.npy, fp32 (rows, width).
         path: the file or folder. Labels are read from beside it: `entity_to_id.tsv.gz` and
             `relation_to_id.tsv.gz` (PyKEEN), `ent_id` and `rel_id` (kbc), or entities.tsv and
-            relations.tsv; where there are none, ids are those of the graph's sorted labels.
+            relations.tsv; where there are none, ids are those of the graph's sorted labels. Where
+            there are both, rows are put in the graph's order.
         scoring: the scoring function. Real and imaginary parts are put side by side, and inverse
             relations are made where there are none: the conjugate of a ComplEx relation, the
             relation itself of DistMult, the transpose of RESCAL.
@@ -73,7 +78,13 @@ def import_tables(
     for name, table in (("entities", entities), ("relations", relations)):
         if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
             raise InputError(f"{path}: {name} must be finite numbers (rows, width)")
-    vocabulary = _vocabulary(path if path.is_dir() else path.parent) or graph
+    labels = _vocabulary(path if path.is_dir() else path.parent)
+    vocabulary = labels or graph
+    if vocabulary is None and source == "pykeen":
+        raise InputError(
+            f"{path}: whether half of the relations are inverses is known by their labels: put "
+            "entity_to_id.tsv.gz and relation_to_id.tsv.gz beside it, or give --graph"
+        )
     count = vocabulary.num_relations if vocabulary is not None else len(relations) // 2
     if len(relations) == count:
         relations = np.concatenate([relations, _inverse(relations, scoring)])
@@ -82,6 +93,10 @@ def import_tables(
     if len(relations) != 2 * count:
         raise InputError(f"{path}: {len(relations)} relations; wanted {count} or {2 * count}")
     rank = entities.shape[1] // how.parts
+    if labels is not None and graph is not None:
+        entities = _reordered(entities, labels.entities, graph.entities, "entity")
+        relations = _reordered(relations, labels.relations, graph.relations, "relation")
+        vocabulary = graph
     about: dict[str, Any] = {"imported": {"from": source, "name": path.name}}
     if epochs:
         if graph is None:
@@ -102,16 +117,34 @@ def import_tables(
     )
 
 
+def _reordered(table: Floats, labels: list[str], wanted: list[str], what: str) -> Floats:
+    """Rows in the order of the graph's labels; both halves, if there are inverses or two roles."""
+    place = {label: i for i, label in enumerate(labels)}
+    for label in wanted:
+        if label not in place:
+            raise InputError(f"the tables have no {what} {label!r}, which the graph has")
+    if len(labels) != len(wanted) or len(table) % len(labels):
+        raise InputError(
+            f"{len(table)} rows and {len(labels)} {what} labels beside them; the graph has "
+            f"{len(wanted)}"
+        )
+    order = [place[label] for label in wanted]
+    halves = table.reshape(-1, len(labels), table.shape[1])[:, order]
+    return np.ascontiguousarray(halves).reshape(table.shape)
+
+
 def _read_npy(path: Path, scoring: str) -> tuple[Floats, Floats]:
     tables = []
     for name in ("entities", "relations"):
         file = path / f"{name}.npy"
         try:
             table = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
             raise InputError(f"{file}: not a plain numpy array ({error})") from None
         if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
             raise InputError(f"{file}: must hold floating-point numbers")
+        if table.ndim < 2 or table.size == 0:
+            raise InputError(f"{file}: must be (rows, width); got {table.shape}")
         tables.append(np.ascontiguousarray(table.reshape(len(table), -1), np.float32))
     return tables[0], tables[1]
 
@@ -166,9 +199,14 @@ def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:
     tensor = state.get(name)
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         raise InputError(f"{path}: has no table {name}; it has {', '.join(map(str, state))}")
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    table: Floats = tensor.flatten(1).float().contiguous().numpy()
+    try:
+        tensor = tensor.detach()
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor)
+        table: Floats = tensor.flatten(1).float().contiguous().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{path}: {name} is no plain table ({first})") from None
     return table
 
 
@@ -215,19 +253,22 @@ def _labels_of(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path}: not text ({error})") from None
     found: dict[int, str] = {}
     id_first = path.suffix == ".gz"  # PyKEEN's, with a header; kbc's are the other way round
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split("\t")
+    rows: Iterable[list[str]] = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
+    if id_first:  # written by pandas, which quotes
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    for number, fields in enumerate(rows, 1):
         if len(fields) != 2:
             raise InputError(f"{path}: line {number}: wanted a label and its id")
         place, label = fields if id_first else fields[::-1]
         if number == 1 and id_first and not place.isdigit():
             continue
-        if not place.isascii() or not place.isdigit() or int(place) in found:
-            raise InputError(f"{path}: line {number}: {place!r} is no id, or is there twice")
+        number_like = place.isascii() and place.isdigit() and len(place) < 19
+        if not number_like or int(place) in found:
+            raise InputError(f"{path}: line {number}: {place[:40]!r} is no id, or is there twice")
         found[int(place)] = label
     if sorted(found) != list(range(len(found))):
         raise InputError(f"{path}: the ids must be 0 ... {len(found) - 1}")

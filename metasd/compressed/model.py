@@ -317,6 +317,11 @@ class CompressedModel:
                 for head, relation, tail in triples
             ]
             triples = np.array(ids, dtype=np.int64).reshape(-1, 3)
+        limits = self.num_entities, 2 * self.num_relations, self.num_entities
+        if triples.ndim != 2 or triples.shape[1] != 3:
+            raise ValueError(f"triples must be (n, 3); got {triples.shape}")
+        if ((triples < 0) | (triples >= limits)).any():
+            raise ValueError(f"triples must be ids below {limits}")
         out = np.empty(len(triples), np.float32)
         for start in range(0, len(triples), _BATCH):
             head, relation, tail = triples[start : start + _BATCH].T

@@ -6,6 +6,7 @@ Nothing is unpickled, nothing is trusted: `load` checks all that the engine reli
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -57,7 +58,7 @@ def save(model: CompressedModel, path: Path) -> None:
         "rank": model.rank,
         "num_entities": model.num_entities,
         "num_relations": model.num_relations,
-        "temperature": model.temperature,
+        "temperature": float(model.temperature),
         "tables": {
             "entities": model.entities.description,
             "relations": model.relations.description,
@@ -95,9 +96,17 @@ def save(model: CompressedModel, path: Path) -> None:
 def is_compressed(path: Path) -> bool:
     """Whether a folder says that it is a compressed model."""
     try:
-        return FORMAT in (path / "config.json").read_text(encoding="utf-8")[:200]
-    except (OSError, UnicodeDecodeError):
+        return FORMAT.encode() in _read_start(path / "config.json", 200)
+    except OSError:
         return False
+
+
+def _read_start(path: Path, limit: int) -> bytes:
+    """At most so many bytes, of a file proper: pipes and devices might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file")
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def load(path: Path) -> CompressedModel:
@@ -160,9 +169,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         "about": dict,
     }
     try:
-        if path.stat().st_size > _LARGEST_TEXT:
+        text = _read_start(path, _LARGEST_TEXT + 1)
+        if len(text) > _LARGEST_TEXT:
             raise InputError(f"{path}: larger than {_LARGEST_TEXT} bytes")
-        config = json.loads(path.read_bytes())
+        config = json.loads(text)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -182,7 +192,23 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key} must be above 0; got {config[key]}")
     if config.pop("checksum", None) != _checksum(config):
         raise InputError(f"{path}: the checksum is wrong")
+    if not _is_about(config["about"]):
+        raise InputError(f"{path}: about is not of the form that this version writes")
     return config
+
+
+def _is_about(about: dict[str, Any]) -> bool:
+    """Whether what others read of it, the graph and metrics by split and model, is in order."""
+    graph, metrics = about.get("graph", {}), about.get("metrics", {})
+    if not isinstance(graph, dict) or not isinstance(metrics, dict):
+        return False
+    if not all(isinstance(graph.get(key, ""), str) for key in ("name", "digest")):
+        return False
+    models = [found for found in metrics.values() if isinstance(found, dict)]
+    values = [model for found in models for model in found.values() if isinstance(model, dict)]
+    whole = len(models) == len(metrics) and len(values) == sum(map(len, models))
+    shown = ("mrr", "hits@1", "hits@3", "hits@10")
+    return whole and all(type(model.get(key)) is float for model in values for key in shown)
 
 
 def _read_arrays(path: Path) -> dict[str, Array]:

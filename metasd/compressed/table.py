@@ -180,8 +180,7 @@ class Table:
             queries = queries[:, self.arrays["columns"]]
         if not np.isfinite(queries).all():
             raise InputError("a query overflows: the weights are too large for fp32")
-        if self.values in CODES and self.codec != "sparse" and self._stored_width > _WIDEST_CODES:
-            raise InputError(f"rows of {self.codec} may be {_WIDEST_CODES} wide; got {self.width}")
+        self.check_width()
         if rows is not None:
             rows = np.ascontiguousarray(rows, dtype=np.int64)
             count = len(rows)
@@ -235,6 +234,13 @@ class Table:
             _address(total),
             threads or default_threads(),
         )
+
+    def check_width(self) -> None:
+        """Refuses rows of codes that are too wide to be scored."""
+        if self.values in CODES and self.codec != "sparse" and self._stored_width > _WIDEST_CODES:
+            raise InputError(
+                f"rows of {self.values} may be {_WIDEST_CODES} wide; got {self._stored_width}"
+            )
 
     def check(self) -> None:
         """Checks everything that the engine trusts; InputError with the row that is wrong."""
