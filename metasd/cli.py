@@ -55,6 +55,10 @@ def main() -> None:
         app()
     except InputError as error:
         _stop(str(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "metasd":
+            raise
+        _stop(f"{error.name} is not installed, and this command needs it", 2)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -295,6 +295,17 @@ def test_calibration_makes_the_right_answers_most_likely(small: CompressedModel)
         small.calibrated(np.empty((0, 3), np.int64))
 
 
+def test_a_command_that_needs_torch_says_so(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from metasd.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, "env"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "metasd: torch is not installed, and this command needs it\n",
+    )
+
+
 def test_nothing_of_torch_is_needed(tmp_path: Path) -> None:
     small_model("complex", "sparse", "fp16", 0.1, seed=0).save_pretrained(tmp_path / "m")
     program = """
