@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from metasd import compress, evaluate
-from metasd.environment import environment
+from metasd.environment import measured_on
 from metasd.run import Run
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,11 +47,9 @@ def measure(run: Run) -> dict[str, Any]:
     dense = 4 * (run.model.entities.numel() + run.model.relations.numel())
     for found in models.values():
         found["bytes"] = found["bytes"] or dense
-    about = environment()
     return {
         "graph": run.metrics["protocol"]["graph"],
-        "machine": {key: about[key] for key in ("processor", "cores", "threads", "compiled")},
-        "versions": {**about["packages"], "python": about["python"]},
+        **measured_on(),
         "config": run.config.flat(),
         "protocol": run.metrics["protocol"],
         "epochs": len(run.history),

@@ -1,13 +1,12 @@
 """Options of `pytest benchmarks/`, and the machine that a result was measured on."""
 
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from metasd.environment import environment
+from metasd.environment import environment, measured_on
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,10 +39,7 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
     def save(name: str, figures: dict[str, Any]) -> None:
         benchmark.extra_info.update(figures)
         if request.config.getoption("--save-results"):
-            found = environment()
-            machine = {key: found[key] for key in ("processor", "cores", "threads", "compiled")}
-            content = {"machine": machine, "versions": found["packages"], **figures}
-            content["versions"]["python"] = platform.python_version()
+            content = {**measured_on(), **figures}
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 

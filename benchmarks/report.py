@@ -234,18 +234,16 @@ TABLES = {
 
 def add_run(folder: Path) -> None:
     """Keeps what the table shows of a finished run, with its configuration and protocol."""
-    from metasd.environment import environment
+    from metasd.environment import measured_on
     from metasd.run import Run
 
     run = Run.load(folder)
-    found = environment()
     keep = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "tie_rate", "pessimistic", "by_frequency")
     seconds = sum(record["seconds"] for record in run.history)
     triples = sum(record["seconds"] * record["triples_per_second"] for record in run.history)
     result = {
         "graph": run.metrics["protocol"]["graph"],
-        "machine": {key: found[key] for key in ("processor", "cores", "threads", "compiled")},
-        "versions": {**found["packages"], "python": found["python"]},
+        **measured_on(),
         "config": run.config.flat(),
         "protocol": run.metrics["protocol"],
         "epochs": len(run.history),

@@ -209,10 +209,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return pairs
 
 
-def known_keys() -> list[str]:
-    return list(Config().flat())
-
-
 def _explain(error: ValidationError) -> str:
     """One line for the first thing that is wrong."""
     first = error.errors()[0]

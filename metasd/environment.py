@@ -50,6 +50,19 @@ def environment() -> dict[str, Any]:
     }
 
 
+def measured_on() -> dict[str, Any]:
+    """What a figure has to say of where it was taken: `machine` and `versions`."""
+    found = environment()
+    return {
+        "machine": {key: found[key] for key in ("processor", "cores", "threads", "compiled")},
+        "versions": {
+            **found["packages"],
+            "metasd": found["metasd"],
+            "python": found["python"],
+        },
+    }
+
+
 def _processor() -> str:
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -35,7 +35,7 @@ import yaml
 
 from .compressed import CompressedModel, compress
 from .config import Config
-from .environment import environment
+from .environment import measured_on
 from .errors import InputError, nearest
 from .evaluation import evaluate
 from .files import write_text
@@ -224,7 +224,6 @@ def _folder(key: str) -> str:
 
 
 def _record(run: Run, name: str, seed: int) -> dict[str, Any]:
-    about = environment()
     return {
         "run": name,
         "seed": seed,
@@ -232,8 +231,7 @@ def _record(run: Run, name: str, seed: int) -> dict[str, Any]:
         "epochs": len(run.history),
         "best_epoch": run.metrics["protocol"]["best_epoch"],
         "training_seconds": sum(record["seconds"] for record in run.history),
-        "machine": {key: about[key] for key in ("processor", "cores", "threads", "compiled")},
-        "versions": {**about["packages"], "metasd": about["metasd"], "python": about["python"]},
+        **measured_on(),
         "commit": _commit(),
     }
 

@@ -19,6 +19,7 @@ _MODULES = {
     "code_scores": "compressed",
     "complex_product": "rows",
     "complex_rows": "rows",
+    "decoded_keys": "ranking",
     "distillation": "distill",
     "entity_cross_entropy": "cross_entropy",
     "masked_rows": "rows",

@@ -98,10 +98,14 @@ def topk_entities(
         best[at] = keys.topk(k, dim=1).values
         nan[at] = found.sum(0)
     _refuse_nan(nan)
-    order = (best >> 32).to(torch.int32)
-    values = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    index = 0xFFFFFFFF - (best & 0xFFFFFFFF)
-    return values, index.masked_fill(values == -torch.inf, -1)
+    return decoded_keys(best)
+
+
+def decoded_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """(fp32 scores, int64 numbers) of the keys that the kernel makes; -1 where a score is -inf."""
+    order = (keys >> 32).to(torch.int32)
+    scores = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return scores, (0xFFFFFFFF - (keys & 0xFFFFFFFF)).masked_fill(scores == -torch.inf, -1)
 
 
 def _scores(queries: Tensor, entities: Tensor, mask: Tensor | None, precision: str) -> Scores:

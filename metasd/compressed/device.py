@@ -89,9 +89,7 @@ class DeviceTable(Table):
             keys = torch.cat([best, _keys(z, start)], dim=1)
             best = keys.topk(min(k, keys.shape[1]), dim=1).values
         if places is not None and total is not None:
-            order = (best >> 32).to(torch.int32)
-            found = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
-            place = (0xFFFFFFFF - (best & 0xFFFFFFFF)).masked_fill(found == -torch.inf, -1)
+            found, place = gpu.decoded_keys(best)
             scores[:], places[:], total[:] = found.cpu(), place.cpu(), mass.cpu()
         return int(nan)
 
@@ -123,7 +121,7 @@ class DeviceTable(Table):
 
 
 def _keys(scores: Tensor, start: int) -> Tensor:
-    """int64 that order like the scores and, where those are equal, by the lower place."""
+    """int64 that order like the scores and, where equal, by the lower place: `decoded_keys`."""
     order = torch.where(scores == 0, 0.0, scores).view(torch.int32)  # -0 ties with 0
     order = order ^ ((order >> 31) & 0x7FFFFFFF)
     place = torch.arange(start, start + scores.shape[1], device=scores.device)
