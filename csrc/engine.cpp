@@ -64,9 +64,14 @@ constexpr int64_t value_bits(Values kind) {
     case Values::kF16: case Values::kBF16: return 16;
     case Values::kI8: case Values::kU8: return 8;
     case Values::kU4: return 4;
-    case Values::kU2: return 2;
+    case Values::kHalf2: case Values::kU2: return 2;
   }
   return 0;
+}
+
+// What is added to whole numbers; of halves, to the whole number below.
+constexpr int code_offset(Values kind) {
+  return kind == Values::kU8 ? 128 : kind == Values::kU4 ? 8 : kind == Values::kHalf2 ? 2 : 1;
 }
 
 // Bytes of a row of kAll.

@@ -390,7 +390,7 @@ METASD_INLINE i32 dot_add(i32 sum, const uint8_t* codes, const int8_t* query) {
 template <Values kKind>
 struct Codes {
   static constexpr int kPlanes = kKind == Values::kU8 ? 1 : kKind == Values::kU4 ? 2 : 4;
-  static constexpr int kOffset = kKind == Values::kU8 ? 128 : kKind == Values::kU4 ? 8 : 1;
+  static constexpr int kOffset = code_offset(kKind);
   static constexpr uint32_t kCode = kPlanes == 1 ? ~0u : kPlanes == 2 ? 0x0f0f0f0fu : 0x03030303u;
   static constexpr bool kTiles = METASD_TILES;
   static constexpr int64_t kTileQueries = 8;  // fewer fill too little of a tile
@@ -401,11 +401,13 @@ struct Codes {
   std::vector<uint8_t> tiles;   // the same, as right operands of tile products; see strip_of_tiles
   std::vector<int32_t> start;   // (blocks of sixteen queries, high and low, 16): sums of `bias`
   std::vector<float> step;      // of each query's 16-bit grid
+  std::vector<float> half;      // half the sum of a query's whole numbers, for values that are halves
   std::vector<i32, WideAllocator<i32>> bias;  // (queries, high and low): -offset times its sums
 
   explicit Codes(const ScoreArgs& a)
       : a(a), bytes(row_bytes(a.table)), plane((bytes + 63) / 64 * 64), size(kPlanes * plane),
-        queries(2 * size * a.count_queries), step(a.count_queries), bias(2 * a.count_queries) {
+        queries(2 * size * a.count_queries), step(a.count_queries), half(a.count_queries),
+        bias(2 * a.count_queries) {
     const int64_t width = a.table.width;
     const std::vector<uint8_t> offsets(64, kOffset);
     for (int64_t query = 0; query < a.count_queries; ++query) {
@@ -419,6 +421,7 @@ struct Codes {
         const int64_t at = j / bytes * plane + j % bytes;
         low[at] = static_cast<int8_t>(whole & 255);
         high[at] = static_cast<int8_t>((whole - low[at]) / 256);
+        if (kKind == Values::kHalf2) half[query] += 0.5f * static_cast<float>(whole);
       }
       for (int part = 0; part < 2; ++part) {
         i32 sum{};
@@ -433,6 +436,10 @@ struct Codes {
   void prepare(Scratch& s) const {
     s.planes.resize(kLanes * size);
     s.sums.resize(4 * kLanes * kLanes);
+  }
+
+  f32 scores_of(f32 sums, f32 scale, int64_t query) const {
+    return (sums + half[query]) * scale * step[query];
   }
 
   // A row's codes, one a byte, plane after plane: in place, or unpacked to `to`.
@@ -513,7 +520,7 @@ struct Codes {
           total[r + k] = __builtin_convertvector((i32)high[k], f32) * 256.0f +
                          __builtin_convertvector((i32)low[k], f32);
       }
-      store(z + query * z_stride, sums(total) * scale * step[query], All{});
+      store(z + query * z_stride, scores_of(sums(total), scale, query), All{});
     }
     return true;
   }
@@ -590,7 +597,7 @@ struct Codes {
     transpose(scores);
     const int64_t first = block * kLanes;
     for (int64_t i = 0; i < std::min<int64_t>(kLanes, a.count_queries - first); ++i)
-      store(z + (first + i) * z_stride, scores[i] * scale * step[first + i], All{});
+      store(z + (first + i) * z_stride, scores_of(scores[i], scale, first + i), All{});
   }
 #endif
 
@@ -617,7 +624,7 @@ struct Codes {
                             __builtin_convertvector(low[i][j], f32);
     }
     for (int j = 0; j < kQueries; ++j)
-      store(z + (query + j) * z_stride, sums(total[j]) * scale * step[query + j], All{});
+      store(z + (query + j) * z_stride, scores_of(sums(total[j]), scale, query + j), All{});
   }
 };
 
@@ -719,6 +726,7 @@ int64_t score(const ScoreArgs& a) {
   switch (a.table.kind) {
     case Values::kU8: return score_by<Codes<Values::kU8>>(a);
     case Values::kU4: return score_by<Codes<Values::kU4>>(a);
+    case Values::kHalf2: return score_by<Codes<Values::kHalf2>>(a);
     case Values::kU2: return score_by<Codes<Values::kU2>>(a);
     default: break;
   }
@@ -744,14 +752,15 @@ void decode_numbers(const CodedTable& t, const int64_t* rows, int64_t count, flo
 
 void decode(const CodedTable& t, const int64_t* rows, int64_t count, float* out) {
   const int bits = static_cast<int>(value_bits(t.kind));
-  if (t.kind == Values::kU8 || t.kind == Values::kU4 || t.kind == Values::kU2) {
+  if (t.kind >= Values::kU8) {
     const int64_t bytes = row_bytes(t);
-    const int offset = bits == 2 ? 1 : 1 << (bits - 1);
+    const int offset = code_offset(t.kind);
+    const float half = t.kind == Values::kHalf2 ? 0.5f : 0.0f;
     for (int64_t r = 0; r < count; ++r)
       for (int64_t j = 0; j < t.width; ++j) {
         const int code = t.values[rows[r] * bytes + j % bytes] >> (bits * (j / bytes));
         const auto whole = static_cast<float>((code & ((1 << bits) - 1)) - offset);
-        out[r * t.width + j] = whole * t.scale[rows[r]];
+        out[r * t.width + j] = (whole + half) * t.scale[rows[r]];
       }
     return;
   }
@@ -815,7 +824,7 @@ int64_t check(const CodedTable& t, int threads) {
     for (int64_t row = begin; row < end; ++row) {
       bool good = !t.scale || (std::fabs(t.scale[row]) < INFINITY && t.scale[row] >= 0);
       if (t.code == Columns::kAll) {
-        const int64_t values = t.kind == Values::kU2 ? bytes : t.width;
+        const int64_t values = value_bits(t.kind) < 8 ? bytes : t.width;
         good = good && values_are_good(t, row * values, values);
       } else {
         const int64_t first = t.indptr[row], last = t.indptr[row + 1];

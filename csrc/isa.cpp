@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -19,7 +20,7 @@
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
   {name, false, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate,            \
-   accumulate_transposed, complex_product, dura, scatter_add, scan_magnitudes, write_mask}
+   accumulate_transposed, complex_product, dura, quantize_rows, scatter_add, scan_magnitudes, write_mask}
 
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -8,8 +8,13 @@
 #include <malloc.h>
 #endif
 
+#include <algorithm>
 #include <array>
+#include <iterator>
+#include <stdexcept>
+#include <string>
 #include <tuple>
+#include <vector>
 
 #include "engine.h"
 #include "fused.h"
@@ -216,6 +221,19 @@ PYBIND11_MODULE(_C, m) {
     passes().dura({at<float>(rows[0]), at<float>(rows[1]), at<float>(rows[2]),
                    at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2]),
                    at<float>(penalty), count, rank, parts, scale, threads});
+  }, unlocked);
+  py::dict grids;
+  for (const Grid& grid : kGrids)
+    grids[grid.values] = py::make_tuple(
+        grid.zero, grid.levels, std::vector<float>(grid.steps, grid.steps + grid.count));
+  m.attr("GRIDS") = grids;
+  m.def("quantize_rows", [](Address from, Address mask, Address to, Address scale, int64_t rows,
+                            int64_t cols, const std::string& values, int threads) {
+    const auto* grid = std::find_if(std::begin(kGrids), std::end(kGrids),
+                                    [&](const Grid& g) { return values == g.values; });
+    if (grid == std::end(kGrids)) throw std::invalid_argument("no grid is called " + values);
+    passes().quantize_rows({at<float>(from), at<uint32_t>(mask), at<float>(to), at<float>(scale), rows,
+                            cols, (cols + 31) / 32, grid, threads});
   }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {

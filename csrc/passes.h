@@ -118,6 +118,34 @@ struct DuraArgs {
   int threads;
 };
 
+// What rows are rounded to: whole steps -levels .. levels, or -3 -1 1 3 without `zero`. The `count`
+// sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
+// magnitude as its last level.
+struct Grid {
+  const char* values;
+  bool zero;
+  int levels, count;
+  float steps[4];
+};
+
+constexpr Grid kGrids[] = {
+    {"int8", true, 127, 0, {}},
+    {"int4", true, 7, 4, {0.40f, 0.46f, 0.54f, 0.64f}},
+    {"int3", true, 3, 3, {0.74f, 0.86f, 1.0f}},
+    {"int2", false, 3, 3, {0.56f, 0.625f, 0.70f}},
+    {"ternary", true, 1, 3, {1.25f, 1.4f, 1.6f}},
+};
+
+struct QuantizeArgs {
+  const float* from;
+  const uint32_t* mask;  // null: all kept
+  float* to;
+  float* scale;  // per row, or null
+  int64_t rows, cols, words;
+  const Grid* grid;
+  int threads;
+};
+
 struct ScatterArgs {
   float* to;
   const int64_t* index;
@@ -164,6 +192,7 @@ struct Passes {
   void (*accumulate_transposed)(const TransposeArgs&);
   void (*complex_product)(const ComplexArgs&);
   void (*dura)(const DuraArgs&);
+  void (*quantize_rows)(const QuantizeArgs&);
   void (*scatter_add)(const ScatterArgs&);
   void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan, uint32_t* mask);
   void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,

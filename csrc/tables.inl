@@ -113,6 +113,63 @@ void dura(const DuraArgs& a) {
   });
 }
 
+// A row of mask * from on a grid of its own (see kernels/quantize.py); returns the step.
+METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float* to, int64_t cols,
+                                 const Grid& grid) {
+  constexpr float kTiny = std::numeric_limits<float>::min();
+  constexpr float kRound = 0x1.8p23f;  // adding it rounds to a whole number, halves to the even one
+  const auto kept = [&](int64_t j, auto lanes) METASD_LAMBDA {
+    const f32 v = load(from + j, lanes);
+    return words ? (mask_at(words, j) ? v : splat(0.0f)) : v;
+  };
+  const auto magnitude = [](f32 v) METASD_LAMBDA { return v < 0.0f ? -v : v; };
+  const float last = static_cast<float>(grid.levels);
+  const auto whole_steps = [&](f32 v, float step) METASD_LAMBDA {
+    if (grid.zero) {
+      const f32 steps = (v / step + kRound) - kRound;
+      return steps > last ? splat(last) : steps < -last ? splat(-last) : steps;
+    }
+    const f32 steps = magnitude(v) > 2.0f * step ? splat(3.0f) : splat(1.0f);
+    return v < 0.0f ? -steps : v > 0.0f ? steps : splat(0.0f);
+  };
+
+  f32 largest{}, sum{}, count{};
+  vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+    const f32 v = magnitude(kept(j, lanes));
+    largest = larger(largest, v);
+    sum += v;
+    count += v > 0.0f ? splat(1.0f) : splat(0.0f);
+  });
+  const float mean = horizontal_sum(sum) / std::fmax(horizontal_sum(count), 1.0f);
+  float rounding = 0, scale = 0;  // the step that weights are rounded with, and the one fitted to it
+  float gain = -1.0f;
+  for (int i = -1; i < grid.count; ++i) {
+    const float size = i < 0 ? horizontal_max(largest) / last : mean * grid.steps[i];
+    const float step = std::fmax(size, kTiny);
+    f32 products{}, squares{};
+    vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+      const f32 v = kept(j, lanes), steps = whole_steps(v, step);
+      products += v * steps;
+      squares += steps * steps;
+    });
+    const float product = horizontal_sum(products), square = std::fmax(horizontal_sum(squares), 1.0f);
+    if (product * product / square <= gain) continue;
+    gain = product * product / square, scale = product / square, rounding = step;
+  }
+  vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+    store(to + j, whole_steps(kept(j, lanes), rounding) * scale, lanes);
+  });
+  return scale;
+}
+
+void quantize_rows(const QuantizeArgs& a) {
+  parallel_rows(a.rows, a.threads, [&](int64_t row) {
+    const uint32_t* words = a.mask ? a.mask + row * a.words : nullptr;
+    const float scale = quantize_row(a.from + row * a.cols, words, a.to + row * a.cols, a.cols, *a.grid);
+    if (a.scale) a.scale[row] = scale;
+  });
+}
+
 // to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
 // order, and the same bits, whatever the number of threads.
 void scatter_add(const ScatterArgs& a) {

@@ -20,6 +20,7 @@ from .dura import dura
 from .entity_cross_entropy import entity_cross_entropy, entity_cross_entropy_gradients
 from .masked_rows import masked_rows, scatter_rows
 from .meta_gradient import meta_gradient
+from .quantize import quantize_rows
 from .ranking import rank_targets, topk_entities
 from .score_entities import score_entities, score_triples
 from .topk_mask import apply_mask, pack_mask, topk_mask, unpack_mask
@@ -40,6 +41,7 @@ __all__ = [
     "mutual_distillation",
     "pack_mask",
     "product_dtype",
+    "quantize_rows",
     "rank_targets",
     "scatter_rows",
     "score_entities",

@@ -205,11 +205,16 @@ def compress(
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder of the compressed model.")],
     codec: Annotated[
-        str, typer.Option(help="sparse, column, int8, int4 or ternary; auto: what fits the model.")
+        str,
+        typer.Option(
+            help="sparse, column, int8, int4, int2 or ternary; auto: what fits the model."
+        ),
     ] = "auto",
     values: Annotated[
         str,
-        typer.Option(help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, ternary."),
+        typer.Option(
+            help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, int2, ternary."
+        ),
     ] = "auto",
     source: Annotated[bool, typer.Option("--source", help="The source model's tables.")] = False,
     no_known: Annotated[

@@ -62,10 +62,11 @@ class RelationPredictionConfig(_Section):
 class PruneConfig(_Section):
     fraction: float = Field(0.9, ge=0, lt=1)
     every: int = Field(1, ge=1, description="epochs between masks")
+    warmup_epochs: int = Field(0, ge=0, description="epochs of the source alone before any mask")
     schedule: Literal["constant", "cubic"] = "constant"
-    ramp_epochs: int = Field(10, ge=1, description="cubic: epochs from dense to the fraction")
+    ramp_epochs: int = Field(10, ge=1, description="cubic: from dense to the fraction")
     granularity: Literal["weight", "row", "column"] = "weight"
-    values: Literal["fp32", "int8", "int4", "int3", "ternary"] = "fp32"
+    values: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = "fp32"
 
 
 class DistillConfig(_Section):

@@ -10,7 +10,6 @@ from metasd import kernels
 
 from .errors import InputError
 from .models import Scoring
-from .quantize import fake_quantize
 
 
 @dataclass
@@ -79,15 +78,30 @@ class Model:
         """(entities, relations) that a model scores with; the pruned ones have exact zeros."""
         if not pruned:
             return self.entities, self.relations
-        if self.masks is None:
-            raise InputError("this model has no mask: it was trained with train.objective = dense")
-        if self._pruned is None:
-            entity_mask, relation_mask = self.masks
+        if self._pruned is None and self.values == "fp32":
+            self._pruned = self.weights(pruned=True)
+        elif self._pruned is None:
+            entity_mask, relation_mask = self._masks()
             self._pruned = (
-                fake_quantize(kernels.apply_mask(self.entities, entity_mask), self.values),
-                fake_quantize(kernels.apply_mask(self.relations, relation_mask), self.values),
+                kernels.quantize_rows(self.entities, entity_mask, self.values),
+                kernels.quantize_rows(self.relations, relation_mask, "int8"),  # they are few
             )
         return self._pruned
+
+    def weights(self, pruned: bool) -> tuple[Tensor, Tensor]:
+        """The tables before `values` rounds them."""
+        if not pruned:
+            return self.entities, self.relations
+        entity_mask, relation_mask = self._masks()
+        return (
+            kernels.apply_mask(self.entities, entity_mask),
+            kernels.apply_mask(self.relations, relation_mask),
+        )
+
+    def _masks(self) -> tuple[Tensor, Tensor]:
+        if self.masks is None:
+            raise InputError("this model has no mask: it was trained with train.objective = dense")
+        return self.masks
 
     def changed(self) -> None:
         """To be called after the tables or masks were written: forgets the pruned tables."""

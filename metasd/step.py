@@ -102,9 +102,9 @@ class Step:
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:
         """Trains on a batch; returns losses by name, which nothing has waited for yet.
 
-        Only objective `metasd` needs `quiz`.
+        Only objective `metasd` needs `quiz`. While there are no masks, the source learns alone.
         """
-        objective = self.config.train.objective
+        objective = self.config.train.objective if self.model.masks else "dense"
         losses: dict[str, Tensor] = {"source": self.source_step(batch)[0]}
         if objective == "metasd":
             assert quiz is not None

@@ -286,15 +286,14 @@ class Trainer:
                     k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")
                 }
             model, _, metric = settings.metric.partition(".")
-            score = float(record[f"valid/{model}"][metric])
+            chosen = model if self.model.masks else "source"
+            score = float(record[f"valid/{chosen}"][metric])
         else:
             score = float(position.epoch)  # nothing to choose by: the last model is the best
-        if (
-            self._fraction(position.epoch - 1) < self._fraction(sys.maxsize)
-            and not position.stopped
-        ):
+        if position.epoch <= self._dense_epochs and not position.stopped:
             return  # still denser than the model that was asked for
-        if position.best is None or score > position.best:
+        early = position.best_epoch <= self._dense_epochs  # of a run that had been stopped there
+        if position.best is None or early or score > position.best:
             position.best, position.best_epoch, position.without_gain = score, position.epoch, 0
             Checkpoint(model_tensors(self.model), self._state()).save(self.folder.best)
         else:
@@ -352,14 +351,23 @@ class Trainer:
             )
 
     def _models(self) -> tuple[str, ...]:
-        return ("source",) if self.config.train.objective == "dense" else ("source", "pruned")
+        return ("source", "pruned") if self.model.masks else ("source",)
 
     # Masks and data
+
+    @property
+    def _dense_epochs(self) -> int:
+        """Epochs before the model is the one that was asked for."""
+        prune = self.config.prune
+        if self.config.train.objective == "dense":
+            return 0
+        return prune.warmup_epochs + (prune.ramp_epochs if prune.schedule == "cubic" else 0)
 
     def _fraction(self, epoch: int) -> float:
         """The share that is pruned during an epoch (0-based)."""
         prune = self.config.prune
-        if self.config.train.objective == "dense":
+        epoch -= prune.warmup_epochs
+        if self.config.train.objective == "dense" or epoch < 0:
             return 0.0
         if prune.schedule == "constant" or epoch >= prune.ramp_epochs:
             return prune.fraction
@@ -367,10 +375,11 @@ class Trainer:
 
     def _draw_masks(self) -> None:
         epoch, prune = self.position.epoch, self.config.prune
-        if self.config.train.objective == "dense":
+        if self.config.train.objective == "dense" or epoch < prune.warmup_epochs:
             return
         fraction = self._fraction(epoch)
-        due = epoch % prune.every == 0 or fraction != self._fraction(epoch - 1)
+        due = (epoch - prune.warmup_epochs) % prune.every == 0
+        due |= fraction != self._fraction(epoch - 1)
         if due or self.model.masks is None:
             self.model.masks = draw_masks(self.model, fraction, prune.granularity)
             self.model.changed()

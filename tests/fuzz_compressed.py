@@ -38,6 +38,7 @@ KINDS = [
     ("cp", "int8", "int8", 1.0),
     ("rescal", "int4", "int4", 1.0),
     ("distmult", "ternary", "ternary", 1.0),
+    ("complex", "int2", "int2", 1.0),
 ]
 ENGINES = [
     name
@@ -121,7 +122,19 @@ _VALUES: list[Any] = [
         [1],
         "fp16",
     ),
-    *("sparse", "column", "int8", "int4", "ternary", "bits", "delta8", "index16", "cp", "rescal"),
+    *(
+        "sparse",
+        "column",
+        "int8",
+        "int4",
+        "int2",
+        "ternary",
+        "bits",
+        "delta8",
+        "index16",
+        "cp",
+        "rescal",
+    ),
 ]
 
 

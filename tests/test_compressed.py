@@ -61,6 +61,7 @@ def small(small_graph: Graph) -> CompressedModel:
         ("auto", "weight", "ternary", "sparse int8"),
         ("auto", "column", "fp32", "column fp16"),
         ("auto", "column", "int4", "column int4"),
+        ("auto", "column", "int2", "column int2"),
         ("int8", "weight", "fp32", "int8 int8"),
         ("int4", "weight", "int3", "int4 int4"),
         ("ternary", "weight", "ternary", "ternary ternary"),
@@ -76,7 +77,7 @@ def test_a_model_and_its_compressed_form_score_alike(
     small = metasd.compress(model, codec, graph=small_graph)
     assert f"{small.entities.codec} {small.entities.values}" == wanted
     tables = [table.numpy() for table in model.tables(pruned=True)]
-    rounding = 0.51 / 127 if (codec, values) == ("int8", "fp32") else 6e-4
+    rounding = 0.65 / 127 if (codec, values) == ("int8", "fp32") else 6e-4
     for table, dense in zip(tables, small.dense(), strict=True):
         assert np.abs(table - dense).max() <= rounding * np.abs(table).max()
     triples = small_graph.test[:50]

@@ -176,6 +176,35 @@ def test_the_cubic_ramp_ends_at_the_fraction(
     assert run.metrics["protocol"]["density"] == pytest.approx(0.1, abs=1e-3)
 
 
+def test_the_source_warms_up_alone(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+    config = quick.override({"train.epochs": 4, "prune.warmup_epochs": 2, "eval.every": 1})
+    run = train(small_graph, config, tmp_path / "run")
+    for record in run.history[:2]:
+        assert "loss/mutual_pruned" not in record
+        assert "valid/pruned" not in record
+        assert record["prune_fraction"] == 0
+    for record in run.history[2:]:
+        assert {"loss/quiz", "valid/pruned"} <= record.keys()
+    assert run.metrics["protocol"]["best_epoch"] > 2
+    dense = quick.override({"train.objective": "dense", "train.epochs": 2})
+    alone = train(small_graph, dense, tmp_path / "alone")
+    assert run.history[1]["loss/source"] == alone.history[1]["loss/source"]
+
+
+def test_a_run_that_ends_while_warming_up_has_a_source_alone_until_it_is_continued(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    config = quick.override({"train.epochs": 2, "prune.warmup_epochs": 2})
+    run = train(small_graph, config, tmp_path / "run")
+    assert run.model.masks is None
+    assert set(run.metrics["valid"]) == {"source"}
+    longer = resume(tmp_path / "run", ["train.epochs=4"])
+    assert longer.model.masks is not None
+    assert longer.metrics["protocol"]["best_epoch"] > 2
+    whole = config.override(["train.epochs=4"])
+    assert same_weights(longer, train(small_graph, whole, tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("granularity", ["row", "column"])
 def test_granularity(small_graph: Graph, quick: Config, tmp_path: Path, granularity: str) -> None:
     config = quick.override({"prune.granularity": granularity, "model.rank": 20})

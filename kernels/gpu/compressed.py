@@ -13,26 +13,25 @@ from torch import Tensor
 from ._launch import architecture, cdiv, launch
 from .tiles import dot, split_fp32
 
-_OFFSETS = {1: 128, 2: 8, 4: 1}
-"""What is added to the whole numbers of which so many share a byte."""
-
 
 def code_scores(
     codes: Tensor,
     scale: Tensor,
     queries: Tensor,
     planes: int,
+    zero: float,
     rows: Tensor | None,
     first: int,
     out: Tensor,
 ) -> Tensor:
-    """out = queries @ (table's rows first + rows).T, of rows of whole numbers and a scale each.
+    """out = queries @ (table's rows first + rows).T, of rows of codes less `zero` and a scale each.
 
     Args:
         codes: uint8 (table rows, ceil(width / planes)).
         scale: fp32 (table rows,).
         queries: fp32 (B, width).
-        planes: 1 for int8, 2 for int4, 4 for ternary.
+        planes: how many codes share a byte.
+        zero: a whole number or a half.
         rows: int64 (count,), or None for the rows first, first + 1, ...
         out: fp32 (B, count).
     """
@@ -53,7 +52,7 @@ def code_scores(
         codes.shape[1],
         queries.shape[1],
         PLANES=planes,
-        OFFSET=_OFFSETS[planes],
+        ZERO=zero,
         BLOCK_N=128,
         BLOCK_B=block,
         BLOCK_K=64 if hopper else 32,
@@ -127,7 +126,7 @@ def _code_scores_kernel(
     bytes,
     width,
     PLANES: tl.constexpr,
-    OFFSET: tl.constexpr,
+    ZERO: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -144,11 +143,11 @@ def _code_scores_kernel(
         k = start + tl.arange(0, BLOCK_K)
         packed = tl.load(code_at + k[None, :], inside[:, None] & (k < bytes)[None, :], 0)
         for plane in tl.static_range(PLANES):
-            code = ((packed.to(tl.int32) >> (bits * plane)) & ((1 << bits) - 1)) - OFFSET
+            code = (packed.to(tl.int32) >> (bits * plane)) & ((1 << bits) - 1)
             column = plane * bytes + k
             there = ((k < bytes) & (column < width))[:, None] & asked[None, :]
             q1, q2, q3 = split_fp32(tl.load(query_at + column[:, None], there, 0.0))
-            code = code.to(tl.float32).to(tl.bfloat16)
+            code = (code.to(tl.float32) - ZERO).to(tl.bfloat16)
             z = dot(code, q3, z)
             z = dot(code, q2, z)
             z = dot(code, q1, z)

@@ -17,25 +17,27 @@ from .scoring import scoring_named
 from .table import CODES, Array, Floats, Table, encode
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from metasd.graph import Graph
     from metasd.model import Model
     from metasd.run import Run
 
-_LEVELS = {"int8": 127, "int4": 7, "int3": 3, "ternary": 1}
-_CODEC_OF = {"fp32": "int8", "int8": "int8", "int4": "int4", "int3": "int4", "ternary": "ternary"}
+_CODEC_OF = {"fp32": "int8", "int3": "int4"}
+"""Of the values that a model was trained with, where it is not a codec of that name."""
 _METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", "tie_rate")
 
 
 @dataclass(frozen=True)
 class _Codec:
-    """How a table is encoded: codec, values, and the steps that it was rounded to before."""
+    """How a table is encoded: codec, values, and the grid of a model that was trained with one."""
 
     codec: str
     values: str
-    levels: int | None = None
+    grid: str = ""
 
     def encode(self, weights: Floats) -> Table:
-        return encode(weights, self.codec, self.values, self.levels)
+        return encode(weights, self.codec, self.values, self.grid)
 
 
 def compress(
@@ -52,10 +54,10 @@ def compress(
 
     Args:
         model: a model, or a run, whose labels, metrics and protocol go with it.
-        codec: `sparse`, `column`, `int8`, `int4`, `ternary`; auto: sparse or column where most
-            weights are zero, else the codec of the values that the model was trained with, or int8.
-        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, ternary as well);
-            auto: fp16, or the values that the model was trained with.
+        codec: one of `CODECS`; auto: sparse or column where most weights are zero, else the
+            codec of the values that the model was trained with, or int8.
+        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int2, ternary
+            too); auto: fp16, or the values that the model was trained with.
         pruned: the pruned model, or its source; None: the pruned one where there is one.
         graph: its triples are kept so that answers leave them out. Of a run: if it is not where the
             run found it.
@@ -75,9 +77,9 @@ def compress(
     model = cast("Model", model)
     if pruned is None:
         pruned = model.masks is not None
-    tables = [table.detach().cpu().numpy() for table in model.tables(pruned)]
     trained = model.values if pruned else "fp32"
-    chosen = _choose(tables[0], codec, values, trained)
+    chosen = _choose(_array(model.tables(pruned)[0]), codec, values, trained)
+    tables = [_array(t) for t in (model.weights(pruned) if chosen.grid else model.tables(pruned))]
     about |= {"model": "pruned" if pruned else "source"}
     return assemble(
         model.scoring.name,
@@ -85,7 +87,7 @@ def compress(
         tables[0],
         tables[1],
         chosen,
-        _of_relations(chosen, trained),
+        _of_relations(chosen),
         vocabulary or graph,
         graph if known else None,
         about,
@@ -112,7 +114,7 @@ def compress_tables(
         entities,
         relations,
         chosen,
-        _of_relations(chosen, "fp32"),
+        _of_relations(chosen),
         vocabulary or graph,
         graph,
         about or {},
@@ -160,32 +162,38 @@ def assemble(
     )
 
 
+def _array(table: Tensor) -> Floats:
+    found: Floats = table.detach().cpu().numpy()
+    return found
+
+
 def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
     """The codec of the entity table; `trained`: the values that it is rounded to already."""
+    own = _CODEC_OF.get(trained, trained)
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
         if columns < 0.9 and density > 0.5 * columns:
             codec = "column"
         else:
-            codec = "sparse" if density < 0.4 else _CODEC_OF[trained]
+            codec = "sparse" if density < 0.4 else own
     if values == "auto":
         if codec in CODES:
             values = codec
         elif trained == "fp32":
             values = "fp16"
         else:
-            values = _CODEC_OF[trained] if codec == "column" else "int8"
-    fits = trained != "fp32" and values == _CODEC_OF[trained]
-    fits |= trained in _LEVELS and codec == "sparse" and values == "int8"
-    return _Codec(codec, values, _LEVELS[trained] if fits and values != "ternary" else None)
+            values = own if codec == "column" else "int8"
+    fits = values == own or (codec == "sparse" and values == "int8")
+    return _Codec(codec, values, trained if fits and trained != "fp32" else "")
 
 
-def _of_relations(chosen: _Codec, trained: str) -> _Codec:
-    """The same, but for the few relations not fewer bits than they were trained with, or 8."""
-    if chosen.codec in CODES and chosen.codec != _CODEC_OF[trained]:
-        return _Codec("int8", "int8")
-    return chosen
+def _of_relations(chosen: _Codec) -> _Codec:
+    """The same, but never fewer than 8 bits: relations are few."""
+    if chosen.values not in CODES:
+        return chosen
+    codec = "int8" if chosen.codec in CODES else chosen.codec
+    return _Codec(codec, "int8")
 
 
 def _about_run(run: Run) -> dict[str, Any]:

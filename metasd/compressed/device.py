@@ -14,7 +14,7 @@ from torch import Tensor
 from metasd.errors import InputError
 from metasd.kernels import gpu
 
-from .table import CODES, Floats, Integers, Table
+from .table import CODES, ZEROS, Floats, Integers, Table
 
 _SCORES = 1 << 26
 """Scores held at a time: 256 MiB."""
@@ -112,8 +112,16 @@ class DeviceTable(Table):
                 out,
             )
         elif self.values in CODES:
-            planes = CODES[self.values]
-            gpu.code_scores(arrays["values"], arrays["scale"], queries, planes, rows, first, out)
+            gpu.code_scores(
+                arrays["values"],
+                arrays["scale"],
+                queries,
+                CODES[self.values],
+                ZEROS[self.values],
+                rows,
+                first,
+                out,
+            )
         else:
             values = arrays["values"]
             table = values[first:][: out.shape[1]] if rows is None else values[first + rows]

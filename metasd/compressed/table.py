@@ -18,16 +18,19 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-CODECS = ("sparse", "column", "int8", "int4", "ternary")
+CODECS = ("sparse", "column", "int8", "int4", "int2", "ternary")
 NUMBERS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16", "int8": "int8"}
 """How the values of `sparse` are stored, and of `column` except for int8."""
-CODES = {"int8": 1, "int4": 2, "ternary": 4}
+CODES = {"int8": 1, "int4": 2, "int2": 4, "ternary": 4}
 """Values of which so many share a byte, with a scale a row: codecs, and values of `column`."""
 
-_LEVELS = {"int8": 127, "int4": 7, "ternary": 1}
-_OFFSETS = {"int8": 128, "int4": 8, "ternary": 1}
+_OFFSETS = {"int8": 128, "int4": 8, "int2": 2, "ternary": 1}
+ZEROS = {**_OFFSETS, "int2": 1.5}
+"""The code of zero, were there one of it."""
+_ZEROS = 0.01
+"""Share of zeros that int2 is worth; they become half a step."""
 _COLUMNS = ("all", "delta8", "index16", "bits")
-_KINDS = ("fp32", "fp16", "bf16", "int8", "codes int8", "codes int4", "codes ternary")
+_KINDS = ("fp32", "fp16", "bf16", "int8", *(f"codes {values}" for values in CODES))
 _CHUNK = 4096  # rows encoded at a time
 _WIDEST_CODES = 65535  # 255 * 128 * 65535 is the largest sum that 32 bits hold
 
@@ -38,7 +41,7 @@ class Table:
 
     Attributes:
         codec: one of `CODECS`.
-        values: fp32, fp16, bf16, int8, int4 or ternary.
+        values: fp32, fp16, bf16, int8, int4, int2 or ternary.
         columns: sparse: how columns are stored, `delta8` (a byte for the gap to the column before),
             `index16` or `bits` (one a column); else `all`.
         arrays: what is stored, by name; see `shapes`.
@@ -339,16 +342,16 @@ def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
     return table
 
 
-def encode(weights: Array, codec: str, values: str = "", levels: int | None = None) -> Table:
+def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Table:
     """Compresses a table.
 
     Args:
         weights: fp32 (rows, width), at least one of each.
         codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
-            `int4` and `ternary` keep all of them, rounded, with a scale a row.
-        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4 and ternary as well.
-        levels: steps of the grid either way, if not 127 for int8 and 7 for int4: a table that was
-            rounded to such a grid before is then kept as it is.
+            `int4`, `int2` and `ternary` keep all of them, rounded, with a scale a row.
+        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int2 and ternary as well.
+        grid: what whole numbers the weights are rounded to (see `kernels.quantize_rows`), if not to
+            all that `values` can hold: int3 within int4, or ternary within int8.
 
     Raises:
         InputError: a codec or values that do not exist, or weights that they cannot hold.
@@ -372,13 +375,16 @@ def encode(weights: Array, codec: str, values: str = "", levels: int | None = No
         raise InputError("the weights hold NaN or infinite numbers")
     table = Table(**description, arrays={})
     if codec == "sparse":
-        return _encode_sparse(table, weights, levels)
+        return _encode_sparse(table, weights, grid)
     arrays: dict[str, Array] = {}
     if codec == "column":
         columns = np.flatnonzero(weights.any(axis=0))
         arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
         weights = np.ascontiguousarray(weights[:, arrays["columns"]])
-    parts = [_round(part, table.values, levels) for part in _split(weights)]
+    zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
+    if values == "int2" and zeros > _ZEROS:
+        raise InputError(f"int2 has no zero, which {zeros:.0%} of the weights are; take int4")
+    parts = [_round(part, table.values, grid) for part in _split(weights)]
     if table.values in CODES:
         arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
         packed = [_pack(codes, table.values) for codes, _ in parts]
@@ -393,7 +399,7 @@ def _split(weights: Array) -> Iterator[Floats]:
         yield weights[start : start + _CHUNK]
 
 
-def _round(weights: Floats, values: str, levels: int | None) -> tuple[Array, Floats | None]:
+def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | None]:
     """Numbers as they are stored, or whole numbers and the scale of every row."""
     if values == "fp32":
         return weights, None
@@ -408,18 +414,21 @@ def _round(weights: Floats, values: str, levels: int | None) -> tuple[Array, Flo
         if ((half & 0x7F80) == 0x7F80).any():
             raise InputError("the weights are too large for bf16; take fp32")
         return half, None
-    magnitude = np.abs(weights)
-    if values == "ternary":  # the rule of Ternary Weight Networks (Li et al., 2016)
-        nonzero = np.maximum((magnitude > 0).sum(1, keepdims=True), 1)
-        large = magnitude > np.float32(0.7) * magnitude.sum(1, keepdims=True) / nonzero
-        scale = (magnitude * large).sum(1) / np.maximum(large.sum(1), 1)
-        return (np.sign(weights) * large).astype(np.int8), scale.astype(np.float32)
-    steps = levels or _LEVELS[values]
-    if not 0 < steps <= _LEVELS[values]:
-        raise ValueError(f"levels must be in 1 ... {_LEVELS[values]}; got {levels}")
-    scale = np.maximum(magnitude.max(1), np.finfo(np.float32).tiny) / np.float32(steps)
-    rounded = np.clip(np.rint(weights / scale[:, None]), -steps, steps)
-    return rounded.astype(np.int8), scale
+    weights = np.ascontiguousarray(weights)
+    rounded, scale = np.empty_like(weights), np.empty(len(weights), np.float32)
+    _C.quantize_rows(
+        _address(weights),
+        0,
+        _address(rounded),
+        _address(scale),
+        *weights.shape,
+        grid or values,
+        default_threads(),
+    )
+    whole = np.rint(rounded / np.where(scale > 0, scale, 1)[:, None])
+    if values == "int2":  # -3 -1 1 3 of half a step each
+        whole, scale = (whole - 1) / 2, 2 * scale
+    return whole.astype(np.int8), scale
 
 
 def _pack(codes: Array, values: str) -> Array:
@@ -434,10 +443,10 @@ def _pack(codes: Array, values: str) -> Array:
     return packed
 
 
-def _encode_sparse(table: Table, weights: Array, levels: int | None) -> Table:
+def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
     parts, kept, scales, counts = [], [], [], []
     for part in _split(weights):
-        rounded, scale = _round(part, table.values, levels)
+        rounded, scale = _round(part, table.values, grid)
         row, column = np.nonzero(rounded)
         counts.append(np.bincount(row, minlength=len(part)))
         kept.append(rounded[row, column])

@@ -1,0 +1,62 @@
+"""What a pruned model sees of its kept weights: rows rounded to few levels, with one scale each."""
+
+import torch
+from torch import Tensor
+
+from metasd import _C
+
+from ._checks import check_mask, check_table, is_plain
+from .topk_mask import apply_mask
+
+
+def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
+    """`mask * table` with every row rounded to a grid of its own: (rows, columns), in its dtype.
+
+    A row is rounded with a step that puts its largest magnitude at the end of the grid, and with a
+    few around its mean magnitude, larger weights cut to the last level; each step is then fitted by
+    least squares to what the weights were rounded to, and the one that loses least is taken. int8,
+    int4, int3 and ternary have 127, 7, 3 and 1 steps `s` either way. int2 has no zero, but
+    {-3s, -s, s, 3s}: of normal weights a third less is lost than with ternary values, which take
+    as many bits. Exact zeros stay zero, and so do masked weights.
+
+    Args:
+        table: fp32 or fp64 (rows, columns).
+        mask: packed int32 words (see `pack_mask`), or None for all ones.
+        values: one of `_C.GRIDS`.
+    """
+    check_table("table", table)
+    check_mask(mask, table)
+    if values not in _C.GRIDS:
+        raise ValueError(f"values must be one of {', '.join(_C.GRIDS)}; got {values!r}")
+    if not is_plain(table):
+        return _reference(table if mask is None else apply_mask(table, mask), values)
+    out = torch.empty_like(table)
+    _C.quantize_rows(
+        table.data_ptr(),
+        0 if mask is None else mask.data_ptr(),
+        out.data_ptr(),
+        0,
+        *table.shape,
+        values,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _reference(table: Tensor, values: str) -> Tensor:
+    zero, levels, tried = _C.GRIDS[values]
+    magnitude, tiny = table.abs(), torch.finfo(table.dtype).tiny
+    mean = magnitude.sum(1, keepdim=True) / (table != 0).sum(1, keepdim=True).clamp_(min=1)
+    best, gain = torch.zeros_like(table), torch.full_like(mean, -1)
+    for size in (magnitude.amax(1, keepdim=True) / levels, *(mean * size for size in tried)):
+        step = size.clamp(min=tiny)
+        if zero:
+            steps = torch.round(table / step).clamp_(-levels, levels)
+        else:
+            steps = torch.sign(table) * torch.where(magnitude > 2 * step, 3.0, 1.0)
+        product = (table * steps).sum(1, keepdim=True)
+        square = steps.square().sum(1, keepdim=True).clamp_(min=1)
+        better = product.square() / square > gain
+        best = torch.where(better, steps * (product / square), best)
+        gain = torch.where(better, product.square() / square, gain)
+    return best
