@@ -189,6 +189,12 @@ def dura(
     scale: float,
     threads: int,
 ) -> None: ...
+
+GRIDS: dict[str, tuple[bool, int, list[float]]]
+
+def quantize_rows(
+    source: int, mask: int, to: int, scale: int, rows: int, cols: int, values: str, threads: int
+) -> None: ...
 def scatter_add(to: int, index: int, source: int, rows: int, cols: int, threads: int) -> None: ...
 
 _CodedTable = tuple[int, int, int, int, int, int, int, int, int, int]
