@@ -36,7 +36,8 @@ def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
         0 if mask is None else mask.data_ptr(),
         out.data_ptr(),
         0,
-        *table.shape,
+        table.shape[0],
+        table.shape[1],
         values,
         torch.get_num_threads(),
     )

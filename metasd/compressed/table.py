@@ -421,7 +421,8 @@ def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | Non
         0,
         _address(rounded),
         _address(scale),
-        *weights.shape,
+        weights.shape[0],
+        weights.shape[1],
         grid or values,
         default_threads(),
     )
