@@ -35,6 +35,7 @@ class TrainConfig(_Section):
         "metasd",
         description="the method; without the meta step; with neither teacher; without pruning",
     )
+    source_step: bool = Field(True, description="step 0; else the source learns in step 3 alone")
     epochs: int = Field(20, ge=1)
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")

@@ -105,7 +105,9 @@ class Step:
         Only objective `metasd` needs `quiz`. While there are no masks, the source learns alone.
         """
         objective = self.config.train.objective if self.model.masks else "dense"
-        losses: dict[str, Tensor] = {"source": self.source_step(batch)[0]}
+        losses: dict[str, Tensor] = {}
+        if self.config.train.source_step or objective == "dense":
+            losses["source"] = self.source_step(batch)[0]
         if objective == "metasd":
             assert quiz is not None
             losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]

@@ -176,16 +176,22 @@ def run_study(
         config = study.runs[name].override({"train.seed": seed})
         key = f"{name}, seed {seed}"
         fresh = key not in results["runs"]
+        if not fresh and Config(**results["runs"][key]["config"]) != config:
+            raise InputError(f"{out}: {key} was trained with other settings: rename the run")
+        splits = ["valid", *(["test"] if name in test else [])]
+        forms = [text for text, form in study.store.items() if form.fits(config)]
+        rows = [_row(results, name, seed, text) for text in forms]
+        if not fresh and all(row.keys() >= set(splits) for row in rows):
+            continue  # the run folder may be gone
         run = _finished(graph, config, out / _folder(key))
         if fresh:
             results["runs"][key] = _record(run, name, seed)
             trained += 1
-        splits = ["valid", *(["test"] if name in test else [])]
-        for text, form in study.store.items():
-            if form.fits(config):
-                row = _row(results, name, seed, text)
-                _judge(row, run, form, graph, splits)
-                write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+        for text, row in zip(forms, rows, strict=True):
+            _judge(row, run, study.store[text], graph, splits)
+            if row not in results["rows"]:
+                results["rows"].append(row)
+            write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
         if fresh:
             left = (time.monotonic() - start) / trained * (len(todo) - number)
             print(
@@ -249,14 +255,9 @@ def _commit() -> str | None:
 
 
 def _row(results: dict[str, Any], name: str, seed: int, form: str) -> dict[str, Any]:
-    """The row of that run, seed and form; a new one if there is none."""
-    rows: list[dict[str, Any]] = results["rows"]
-    key = {"run": name, "seed": seed, "form": form}
-    for row in rows:
-        if key.items() <= {part: row[part] for part in key}.items():
-            return row
-    rows.append(key)
-    return key
+    """The row of that run, seed and form; a new one, not among the others yet, if there is none."""
+    key: dict[str, Any] = {"run": name, "seed": seed, "form": form}
+    return next((row for row in results["rows"] if key == {part: row[part] for part in key}), key)
 
 
 def _judge(row: dict[str, Any], run: Run, form: Form, graph: Graph, splits: list[str]) -> None:

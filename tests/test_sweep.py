@@ -1,6 +1,7 @@
 """Studies: grids, resuming, what is judged, and their report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_second_call_trains_nothing_and_adds_what_is_asked_for(
     assert again["runs"] == first["runs"]
     assert {row["run"] for row in again["rows"] if "test" in row} == {"dense"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
+
+
+def test_results_are_enough_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run_study(Study.load(written(tmp_path, seeds=[0])), tmp_path / "out")
+    for folder in (tmp_path / "out").glob("*__seed_0"):
+        shutil.rmtree(folder)
+    train, calls = sweep.train, []
+    monkeypatch.setattr(sweep, "train", lambda *args: calls.append(args) or train(*args))  # type: ignore[func-returns-value]
+    longer = run_study(Study.load(written(tmp_path)), tmp_path / "out")
+    assert len(calls) == 3
+    assert longer["rows"][: len(done["rows"])] == done["rows"]
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
