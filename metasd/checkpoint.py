@@ -74,13 +74,15 @@ def _crc32(tensor: Tensor) -> int:
     return zlib.crc32(data.data, zlib.crc32(f"{data.dtype} {data.shape}".encode()))
 
 
-MODEL_TENSORS = ("entities", "relations", "entity_mask", "relation_mask")
+_MASKS = ("entity_mask", "relation_mask")
+_OWN = ("own_entities", "own_relations")
+MODEL_TENSORS = ("entities", "relations", *_MASKS, *_OWN)
 
 
 def model_tensors(model: Model) -> dict[str, Tensor]:
     tensors = {"entities": model.entities, "relations": model.relations}
-    if model.masks is not None:
-        tensors["entity_mask"], tensors["relation_mask"] = model.masks
+    for names, pair in ((_MASKS, model.masks), (_OWN, model.own)):
+        tensors |= dict(zip(names, pair or (), strict=False))
     return tensors
 
 
@@ -91,6 +93,8 @@ def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relatio
         "entities": (scoring.entity_roles * entities, scoring.entity_width),
         "relations": (2 * relations, scoring.relation_width),
     }
+    if _OWN[0] in checkpoint.tensors:
+        shapes |= dict(zip(_OWN, shapes.values(), strict=True))
     for name, shape in shapes.items():
         table = checkpoint.tensors.get(name)
         if table is None or tuple(table.shape) != shape or table.dtype != torch.float32:
@@ -99,13 +103,16 @@ def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relatio
                 f"the checkpoint is of another graph or configuration: {name} should be float32 "
                 f"{shape}, and it holds {got}"
             )
-    masks = None
-    if "entity_mask" in checkpoint.tensors and "relation_mask" in checkpoint.tensors:
-        masks = (checkpoint.tensors["entity_mask"], checkpoint.tensors["relation_mask"])
+
+    def pair(names: tuple[str, str]) -> tuple[Tensor, Tensor] | None:
+        first, second = (checkpoint.tensors.get(name) for name in names)
+        return None if first is None or second is None else (first, second)
+
     return Model(
         scoring,
         checkpoint.tensors["entities"],
         checkpoint.tensors["relations"],
-        masks,
+        pair(_MASKS),
         config.prune.values,
+        pair(_OWN),
     )

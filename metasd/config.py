@@ -40,6 +40,9 @@ class TrainConfig(_Section):
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
     lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="of lr; linear: falls to 0 over the epochs"
+    )
     meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
     inner_lr: float = Field(0.1, gt=0, description="the student's temporary step")
     quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
@@ -68,6 +71,9 @@ class PruneConfig(_Section):
     ramp_epochs: int = Field(10, ge=1, description="cubic: from dense to the fraction")
     granularity: Literal["weight", "row", "column"] = "weight"
     values: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = "fp32"
+    weights: Literal["shared", "own"] = Field(
+        "shared", description="own: the pruned model trains a copy, and never moves its source"
+    )
 
 
 class DistillConfig(_Section):

@@ -18,7 +18,8 @@ class Model:
 
     `entities` fp32 (roles * N, d) and `relations` fp32 (2R, w), inverse relations in the second
     half. `masks` are packed words (see `kernels.pack_mask`) of both tables, or None while nothing
-    is pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`).
+    is pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`), and
+    `own` are the weights that it has for itself, entities and relations, or None: the source's.
     """
 
     scoring: Scoring
@@ -26,6 +27,7 @@ class Model:
     relations: Tensor
     masks: tuple[Tensor, Tensor] | None = None
     values: str = "fp32"
+    own: tuple[Tensor, Tensor] | None = None
     _pruned: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     @staticmethod
@@ -51,9 +53,17 @@ class Model:
 
     def to(self, device: torch.device | str) -> "Model":
         """The same model on a device; tables that are there already are shared."""
-        masks = None if self.masks is None else (self.masks[0].to(device), self.masks[1].to(device))
+
+        def pair(tensors: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+            return None if tensors is None else (tensors[0].to(device), tensors[1].to(device))
+
         return Model(
-            self.scoring, self.entities.to(device), self.relations.to(device), masks, self.values
+            self.scoring,
+            self.entities.to(device),
+            self.relations.to(device),
+            pair(self.masks),
+            self.values,
+            pair(self.own),
         )
 
     @property
@@ -81,21 +91,25 @@ class Model:
         if self._pruned is None and self.values == "fp32":
             self._pruned = self.weights(pruned=True)
         elif self._pruned is None:
-            entity_mask, relation_mask = self._masks()
+            (entities, relations), (entity_mask, relation_mask) = self.underlying, self._masks()
             self._pruned = (
-                kernels.quantize_rows(self.entities, entity_mask, self.values),
-                kernels.quantize_rows(self.relations, relation_mask, "int8"),  # they are few
+                kernels.quantize_rows(entities, entity_mask, self.values),
+                kernels.quantize_rows(relations, relation_mask, "int8"),  # they are few
             )
         return self._pruned
+
+    @property
+    def underlying(self) -> tuple[Tensor, Tensor]:
+        """The tables that the pruned model's masks lie over."""
+        return self.own or (self.entities, self.relations)
 
     def weights(self, pruned: bool) -> tuple[Tensor, Tensor]:
         """The tables before `values` rounds them."""
         if not pruned:
             return self.entities, self.relations
-        entity_mask, relation_mask = self._masks()
-        return (
-            kernels.apply_mask(self.entities, entity_mask),
-            kernels.apply_mask(self.relations, relation_mask),
+        (entities, relations), (entity_mask, relation_mask) = self.underlying, self._masks()
+        return kernels.apply_mask(entities, entity_mask), kernels.apply_mask(
+            relations, relation_mask
         )
 
     def _masks(self) -> tuple[Tensor, Tensor]:
@@ -138,7 +152,7 @@ def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[T
     if granularity == "column":
         return _column_masks(model, prune_fraction)
     entity_mask, relation_mask = kernels.topk_mask(
-        [model.entities, model.relations], prune_fraction, granularity
+        list(model.underlying), prune_fraction, granularity
     )
     return entity_mask, relation_mask
 
@@ -151,7 +165,8 @@ def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
             f"prune.granularity = column needs relations that act coordinate by coordinate; "
             f"{scoring.name} has {scoring.relation_width} numbers a relation"
         )
-    energy = scoring.squares(model.entities).mean(0) * scoring.squares(model.relations).mean(0)
+    entities, relations = model.underlying
+    energy = scoring.squares(entities).mean(0) * scoring.squares(relations).mean(0)
     keep = scoring.rank - math.ceil(prune_fraction * scoring.rank)
     kept = torch.zeros(scoring.rank, dtype=torch.bool, device=model.device)
     kept[energy.argsort(descending=True, stable=True)[:keep]] = True

@@ -98,6 +98,31 @@ class Step:
         self.meta_optimizer = torch.optim.Adagrad(
             parameters, lr=config.train.meta_lr, fused=_fused(model)
         )
+        self.own_optimizer: torch.optim.Optimizer | None = None
+        if model.own:
+            self._own_optimizer()
+
+    def part(self) -> None:
+        """Gives the pruned model weights of its own: the source's, with its optimiser state."""
+        model = self.model
+        model.own = (model.entities.clone(), model.relations.clone())
+        own = self._own_optimizer()
+        for parameter, source in zip(model.own, (model.entities, model.relations), strict=True):
+            own.state[parameter]["sum"].copy_(self.optimizer.state[source]["sum"])
+        model.changed()
+
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        assert self.model.own
+        self.own_optimizer = torch.optim.Adagrad(
+            list(self.model.own), lr=self.config.train.lr, fused=_fused(self.model)
+        )
+        return self.own_optimizer
+
+    def set_rate(self, share: float) -> None:
+        """Steps 0 and 3 take this share of `train.lr` from now on."""
+        for optimizer in (self.optimizer, self.own_optimizer):
+            if optimizer:
+                optimizer.param_groups[0]["lr"] = self.config.train.lr * share
 
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:
         """Trains on a batch; returns losses by name, which nothing has waited for yet.
@@ -111,7 +136,9 @@ class Step:
         if objective == "metasd":
             assert quiz is not None
             losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
-        if objective != "dense":
+        if self.own_optimizer and objective != "dense":
+            losses["pruned"] = self.own_step(batch)
+        elif objective != "dense":
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
         return losses
 
@@ -149,7 +176,7 @@ class Step:
             self._candidate_mask(),
             *self._distillation(),
             inner_lr=self.config.train.inner_lr,
-            pruned=self._quantized(pruned.view),
+            pruned=self._whole(pruned.view),
             **self._streaming(),
         )
         gradients = self._new_gradients(grad_entities)
@@ -158,6 +185,13 @@ class Step:
         return student_loss, quiz_loss, gradients
 
     def _learn(self, source: Encoded, pruned: Encoded) -> tuple[Tensor, Gradients]:
+        loss, grad_query, gradients = self._distilled(source, pruned)
+        penalty, added = self._regularizer(pruned.rows)
+        self._backward(pruned, [(pruned.query, grad_query)], gradients, added)
+        return loss + penalty, gradients
+
+    def _distilled(self, source: Encoded, pruned: Encoded) -> tuple[Tensor, Tensor, Gradients]:
+        """CE(z_p) + K(p_s, p_p), with gradients of the pruned query and of the scored rows."""
         loss, grad_query, grad_entities = kernels.inner_distillation(
             source.query.detach(),
             pruned.query.detach(),
@@ -166,13 +200,10 @@ class Step:
             pruned.batch.tails,
             *self._distillation(),
             weight=self.entity_weights,
-            pruned=self._quantized(pruned.view),
+            pruned=self._whole(pruned.view),
             **self._streaming(),
         )
-        gradients = self._new_gradients(grad_entities)
-        penalty, added = self._regularizer(pruned.rows)
-        self._backward(pruned, [(pruned.query, grad_query)], gradients, added)
-        return loss + penalty, gradients
+        return loss, grad_query, self._new_gradients(grad_entities)
 
     def _learn_and_quiz(
         self, source: Encoded, pruned: Encoded, quiz: Batch
@@ -203,7 +234,7 @@ class Step:
                 batch.tails,
                 *self._distillation(),
                 weight=self.entity_weights,
-                pruned=self._quantized(pruned.view),
+                pruned=self._whole(pruned.view),
                 **self._streaming(),
             )
         )
@@ -213,19 +244,35 @@ class Step:
         self._apply(self.optimizer, gradients)
         return loss_source, loss_pruned, gradients
 
+    # Step 3 of a pruned model with weights of its own
+
+    def own_step(self, batch: Batch) -> Tensor:
+        """The student's step 1, kept: its source teaches it and is not moved by it."""
+        assert self.own_optimizer
+        source = self._encode(self._source(), batch, tails=False)
+        pruned = self._encode(self._pruned(), batch)
+        loss, grad_query, gradients = self._distilled(source, pruned)
+        loss = loss + self._supervised(pruned, grad_query, gradients)
+        self._apply(self.own_optimizer, gradients)
+        return loss
+
     # The two views, and what a batch reads and writes of them
 
     def _source(self) -> View:
         return View(self.model.entities, self.model.relations)
 
     def _pruned(self) -> View:
-        """Masked on the fly, or the whole tables of quantised values."""
-        if self.model.values == "fp32":
+        """Masked on the fly, or whole tables of quantised values or weights of its own."""
+        if self._masks_suffice():
             return View(self.model.entities, self.model.relations, self._masks())
         return View(*self.model.tables(pruned=True), self._masks())
 
-    def _quantized(self, pruned: View) -> Tensor | None:
-        return None if self.model.values == "fp32" else self.model.candidates(pruned.entities)
+    def _masks_suffice(self) -> bool:
+        return self.model.values == "fp32" and not self.model.own
+
+    def _whole(self, pruned: View) -> Tensor | None:
+        """The table that the pruned model scores, where it is more than a mask."""
+        return None if self._masks_suffice() else self.model.candidates(pruned.entities)
 
     def _masks(self) -> tuple[Tensor, Tensor]:
         assert self.model.masks is not None, "the trainer draws the masks before the first batch"
@@ -288,7 +335,7 @@ class Step:
         if weight > 0:
             assert rows.tail is not None
             relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
-            relation_mask = view.masks[1] if view.masks and self.model.values == "fp32" else None
+            relation_mask = view.masks[1] if view.masks and self._masks_suffice() else None
             relation_loss, grad_relation_query, grad_relations = (
                 kernels.entity_cross_entropy_gradients(
                     relation_query.detach(),
@@ -349,12 +396,10 @@ class Step:
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
     def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
-        self.model.entities.grad, self.model.relations.grad = (
-            gradients.entities,
-            gradients.relations,
-        )
+        tables: list[Tensor] = optimizer.param_groups[0]["params"]
+        tables[0].grad, tables[1].grad = gradients.entities, gradients.relations
         optimizer.step()
-        self.model.entities.grad = self.model.relations.grad = None
+        tables[0].grad = tables[1].grad = None
         self.model.changed()
 
     def _distillation(self) -> tuple[float, float, float]:

@@ -89,7 +89,8 @@ def resume(
     folder.require()
     stored = Config.load(folder.config)
     config = stored.override(settings)
-    if changed := [k for k, v in config.flat().items() if v != stored.flat()[k] and not _free(k)]:
+    frozen = _frozen(stored)
+    if changed := [k for k, v in config.flat().items() if k in frozen and v != frozen[k]]:
         raise InputError(f"{', '.join(changed)} cannot change within a run; start a new one")
     if isinstance(graph, Graph):
         folder.check_graph(graph)
@@ -115,13 +116,14 @@ def free_run_dir(graph: Graph) -> Path:
     return path
 
 
-def _free(key: str) -> bool:
-    """Settings that do not change the weights after a given number of steps."""
-    return key in _FREE or key.startswith("checkpoint.")
-
-
 def _frozen(config: Config) -> dict[str, Any]:
-    return {key: value for key, value in config.flat().items() if not _free(key)}
+    """The settings that change the weights after a given number of steps."""
+    free = _FREE[config.train.schedule == "linear" :]
+    return {
+        key: value
+        for key, value in config.flat().items()
+        if key not in free and not key.startswith("checkpoint.")
+    }
 
 
 _LOOK_SECONDS = 0.2
@@ -215,6 +217,9 @@ class Trainer:
                 last_save, self._looked = time.monotonic(), time.perf_counter()
                 if self._signals.received:
                     raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
+            if settings.schedule == "linear":
+                whole = settings.epochs * self.steps_per_epoch
+                self.step.set_rate(1 - position.total_steps / whole)
             unseen.append(self.step(*batches(step)))
             position.step, position.total_steps = step + 1, position.total_steps + 1
             if time.perf_counter() - self._looked > _LOOK_SECONDS:
@@ -380,6 +385,8 @@ class Trainer:
         fraction = self._fraction(epoch)
         due = (epoch - prune.warmup_epochs) % prune.every == 0
         due |= fraction != self._fraction(epoch - 1)
+        if prune.weights == "own" and self.model.own is None:
+            self.step.part()
         if due or self.model.masks is None:
             self.model.masks = draw_masks(self.model, fraction, prune.granularity)
             self.model.changed()
@@ -422,9 +429,8 @@ class Trainer:
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {}
         for name, optimizer in self._optimizers():
-            for table, parameter in (
-                ("entities", self.model.entities),
-                ("relations", self.model.relations),
+            for table, parameter in zip(
+                ("entities", "relations"), optimizer.param_groups[0]["params"], strict=True
             ):
                 state = optimizer.state[parameter]
                 tensors[f"{name}.{table}.sum"] = state["sum"]
@@ -434,6 +440,8 @@ class Trainer:
     def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
         yield "adagrad", self.step.optimizer
         yield "meta_adagrad", self.step.meta_optimizer
+        if self.step.own_optimizer:
+            yield "own_adagrad", self.step.own_optimizer
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Puts model, optimisers and position back; a checkpoint of another run is refused."""
