@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metasd import kernels
+from metasd import compress, kernels
 from metasd.config import Config
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
@@ -98,10 +98,27 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     assert not same_weights(first, other)
 
 
+RAMP = {"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2}
+OWN = {
+    "train.epochs": 3,
+    "train.schedule": "linear",
+    "prune.warmup_epochs": 1,
+    "prune.weights": "own",
+    "prune.values": "int2",
+    "prune.fraction": 0.5,
+    "prune.granularity": "column",
+}
+
+
+@pytest.mark.parametrize("settings", [RAMP, OWN], ids=["ramp", "own"])
 def test_resuming_after_any_step_ends_in_the_same_weights(
-    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_graph: Graph,
+    quick: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, object],
 ) -> None:
-    config = quick.override({"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2})
+    config = quick.override(settings)
     whole = train(small_graph, config, tmp_path / "whole")
     call = Step.__call__
     taken = 0
@@ -127,11 +144,42 @@ def test_resuming_after_any_step_ends_in_the_same_weights(
     assert pauses >= 3
     assert same_weights(whole, resumed)
     assert torch.equal(whole.model.masks[0], resumed.model.masks[0])  # type: ignore[index]
+    assert torch.equal(whole.model.underlying[0], resumed.model.underlying[0])
     drop = ("seconds", "triples_per_second", "peak_memory_bytes")
     for a, b in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {
             k: v for k, v in b.items() if k not in drop
         }
+
+
+@pytest.mark.parametrize("values", ["fp32", "int2"])
+def test_weights_of_its_own_are_what_is_compressed(
+    small_graph: Graph, quick: Config, tmp_path: Path, values: str
+) -> None:
+    run = train(small_graph, quick.override({**OWN, "prune.values": values}), tmp_path / "run")
+    assert run.model.own
+    decoded, _ = compress(run).dense()
+    wanted, _ = run.model.tables(pruned=True)
+    assert float(abs(torch.from_numpy(decoded) - wanted).max()) < 1e-3 * float(wanted.abs().max())
+    with pytest.raises(InputError, match=r"train\.epochs cannot change within a run"):
+        resume(tmp_path / "run", ["train.epochs=5"])
+
+
+def test_a_linear_schedule_ends_near_zero(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    call = Step.__call__
+
+    def noting(self: Step, *batch: object) -> object:
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return call(self, *batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Step, "__call__", noting)
+    run = train(small_graph, quick.override({"train.schedule": "linear"}), tmp_path / "run")
+    steps = sum(record["steps"] for record in run.history)
+    lr = run.config.train.lr
+    assert rates == pytest.approx([lr * (1 - i / steps) for i in range(steps)])
 
 
 def test_a_finished_run_can_be_given_more_epochs(
