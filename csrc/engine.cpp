@@ -64,6 +64,7 @@ constexpr int64_t value_bits(Values kind) {
     case Values::kF16: case Values::kBF16: return 16;
     case Values::kI8: case Values::kU8: return 8;
     case Values::kU4: return 4;
+    case Values::kU3: return 3;
     case Values::kHalf2: case Values::kU2: return 2;
   }
   return 0;
@@ -71,11 +72,20 @@ constexpr int64_t value_bits(Values kind) {
 
 // What is added to whole numbers; of halves, to the whole number below.
 constexpr int code_offset(Values kind) {
-  return kind == Values::kU8 ? 128 : kind == Values::kU4 ? 8 : kind == Values::kHalf2 ? 2 : 1;
+  switch (kind) {
+    case Values::kU8: return 128;
+    case Values::kU4: return 8;
+    case Values::kU3: return 4;
+    case Values::kHalf2: return 2;
+    default: return 1;
+  }
 }
 
 // Bytes of a row of kAll.
-int64_t row_bytes(const CodedTable& t) { return (t.width * value_bits(t.kind) + 7) / 8; }
+int64_t row_bytes(const CodedTable& t) {
+  if (t.kind == Values::kU3) return 3 * ((t.width + 7) / 8);
+  return (t.width * value_bits(t.kind) + 7) / 8;
+}
 
 // The best k of what every thread found, each (queries, k) with -1 where there was no more.
 void merge_best(const ScoreArgs& a, const std::vector<float>& scores,

@@ -385,18 +385,36 @@ METASD_INLINE i32 dot_add(i32 sum, const uint8_t* codes, const int8_t* query) {
 #endif
 }
 
+// Codes of 64 columns in each plane of a row, in vectors.
+template <Values kKind>
+struct Packed {
+  static constexpr int kPlanes = kKind == Values::kU3 ? 8 : 8 / static_cast<int>(value_bits(kKind));
+  static constexpr int kVectors = kKind == Values::kU3 ? 3 : 1;
+  u32 bits[kVectors];
+
+  // Codes of plane p, one a byte.
+  METASD_INLINE_MEMBER u32 plane(int p) const {
+    if constexpr (kKind == Values::kU3) {
+      const u32 lower = (bits[p % 2] >> (p / 2 * 2)) & 0x03030303u;
+      return lower | ((bits[2] >> p) & 0x01010101u) << 2;
+    }
+    constexpr uint32_t kCode = kPlanes == 1 ? ~0u : kPlanes == 2 ? 0x0f0f0f0fu : 0x03030303u;
+    return (bits[0] >> (8 / kPlanes * p % 8)) & kCode;
+  }
+};
+
 // Values that are small whole numbers: exact products with the query rounded to 16 bits, as 256
 // times a high byte plus a low one.
 template <Values kKind>
 struct Codes {
-  static constexpr int kPlanes = kKind == Values::kU8 ? 1 : kKind == Values::kU4 ? 2 : 4;
+  static constexpr int kPlanes = Packed<kKind>::kPlanes, kVectors = Packed<kKind>::kVectors;
   static constexpr int kOffset = code_offset(kKind);
-  static constexpr uint32_t kCode = kPlanes == 1 ? ~0u : kPlanes == 2 ? 0x0f0f0f0fu : 0x03030303u;
   static constexpr bool kTiles = METASD_TILES;
   static constexpr int64_t kTileQueries = 8;  // fewer fill too little of a tile
 
   const ScoreArgs& a;
-  int64_t bytes, plane, size;   // of a row; of one of its planes in whole 64 bytes; of all planes
+  int64_t bytes, share;         // of a row; columns of one of its planes
+  int64_t plane, size;          // bytes of an unpacked plane, in whole 64; of all planes
   std::vector<int8_t> queries;  // (queries, high and low, size)
   std::vector<uint8_t> tiles;   // the same, as right operands of tile products; see strip_of_tiles
   std::vector<int32_t> start;   // (blocks of sixteen queries, high and low, 16): sums of `bias`
@@ -405,8 +423,8 @@ struct Codes {
   std::vector<i32, WideAllocator<i32>> bias;  // (queries, high and low): -offset times its sums
 
   explicit Codes(const ScoreArgs& a)
-      : a(a), bytes(row_bytes(a.table)), plane((bytes + 63) / 64 * 64), size(kPlanes * plane),
-        queries(2 * size * a.count_queries), step(a.count_queries), half(a.count_queries),
+      : a(a), bytes(row_bytes(a.table)), share(bytes / kVectors), plane((share + 63) / 64 * 64),
+        size(kPlanes * plane), queries(2 * size * a.count_queries), step(a.count_queries), half(a.count_queries),
         bias(2 * a.count_queries) {
     const int64_t width = a.table.width;
     const std::vector<uint8_t> offsets(64, kOffset);
@@ -418,7 +436,7 @@ struct Codes {
       step[query] = largest / 32639.0f;  // 127 * 256 + 127
       for (int64_t j = 0; j < width; ++j) {
         const int whole = static_cast<int>(std::lrintf(q[j] / largest * 32639.0f));
-        const int64_t at = j / bytes * plane + j % bytes;
+        const int64_t at = j / share * plane + j % share;
         low[at] = static_cast<int8_t>(whole & 255);
         high[at] = static_cast<int8_t>((whole - low[at]) / 256);
         if (kKind == Values::kHalf2) half[query] += 0.5f * static_cast<float>(whole);
@@ -447,17 +465,18 @@ struct Codes {
     const uint8_t *from = a.table.values + row * bytes, *end = a.table.values + a.table.value_bytes;
     if (kPlanes == 1 && from + size <= end) return from;
     for (int64_t i = 0; i < plane; i += 64) {
-      alignas(64) uint8_t copy[64]{};
-      const uint8_t* source = from + i;
-      __builtin_prefetch(source + kLanes * bytes);  // the strip after this one
-      if (source + 64 > end) {
-        std::memcpy(copy, source, end - source);
-        source = copy;
+      Packed<kKind> packed{};
+      for (int v = 0; v < kVectors; ++v) {
+        const uint8_t* source = from + v * share + i;
+        __builtin_prefetch(source + kLanes * bytes);  // the strip after this one
+        const int64_t there = std::min<int64_t>(64, end - source);
+        if (there == 64)
+          __builtin_memcpy(&packed.bits[v], source, 64);
+        else if (there > 0)
+          std::memcpy(&packed.bits[v], source, there);
       }
-      u32 packed;
-      __builtin_memcpy(&packed, source, sizeof packed);
       for (int p = 0; p < kPlanes; ++p) {
-        const u32 codes = (packed >> (8 / kPlanes * p % 8)) & kCode;
+        const u32 codes = packed.plane(p);
         __builtin_memcpy(to + p * plane + i, &codes, sizeof codes);
       }
     }
@@ -492,8 +511,8 @@ struct Codes {
       const int64_t row = rows[r < count ? r : 0];
       from[r] = a.table.values + row * bytes;
       scale[r] = a.table.scale[row];
-      if (from[r] + plane > end) return false;
-      for (int64_t i = 0; i < plane; i += 64) __builtin_prefetch(from[r] + kLanes * bytes + i);
+      if (from[r] + (kVectors - 1) * share + plane > end) return false;
+      for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from[r] + kLanes * bytes + i);
     }
     constexpr int kRows = 4;
     for (int64_t query = 0; query < a.count_queries; ++query) {
@@ -504,13 +523,15 @@ struct Codes {
         for (int k = 0; k < kRows; ++k)
           high[k] = (__m512i)bias[2 * query], low[k] = (__m512i)bias[2 * query + 1];
         for (int64_t i = 0; i < plane; i += 64) {
-          __m512i packed[kRows];
-          for (int k = 0; k < kRows; ++k) packed[k] = _mm512_loadu_si512(from[r + k] + i);
+          Packed<kKind> packed[kRows];
+          for (int k = 0; k < kRows; ++k)
+            for (int v = 0; v < kVectors; ++v)
+              __builtin_memcpy(&packed[k].bits[v], from[r + k] + v * share + i, 64);
           for (int p = 0; p < kPlanes; ++p) {
             const __m512i q_high = _mm512_loadu_si512(q + p * plane + i);
             const __m512i q_low = _mm512_loadu_si512(q + size + p * plane + i);
             for (int k = 0; k < kRows; ++k) {
-              const auto codes = (__m512i)(((u32)packed[k] >> (8 / kPlanes * p % 8)) & kCode);
+              const auto codes = (__m512i)packed[k].plane(p);
               high[k] = _mm512_dpbusd_epi32(high[k], codes, q_high);
               low[k] = _mm512_dpbusd_epi32(low[k], codes, q_low);
             }
@@ -726,6 +747,7 @@ int64_t score(const ScoreArgs& a) {
   switch (a.table.kind) {
     case Values::kU8: return score_by<Codes<Values::kU8>>(a);
     case Values::kU4: return score_by<Codes<Values::kU4>>(a);
+    case Values::kU3: return score_by<Codes<Values::kU3>>(a);
     case Values::kHalf2: return score_by<Codes<Values::kHalf2>>(a);
     case Values::kU2: return score_by<Codes<Values::kU2>>(a);
     default: break;
@@ -753,15 +775,19 @@ void decode_numbers(const CodedTable& t, const int64_t* rows, int64_t count, flo
 void decode(const CodedTable& t, const int64_t* rows, int64_t count, float* out) {
   const int bits = static_cast<int>(value_bits(t.kind));
   if (t.kind >= Values::kU8) {
-    const int64_t bytes = row_bytes(t);
+    const int64_t bytes = row_bytes(t), share = t.kind == Values::kU3 ? bytes / 3 : bytes;
     const int offset = code_offset(t.kind);
     const float half = t.kind == Values::kHalf2 ? 0.5f : 0.0f;
-    for (int64_t r = 0; r < count; ++r)
+    for (int64_t r = 0; r < count; ++r) {
+      const uint8_t* row = t.values + rows[r] * bytes;
       for (int64_t j = 0; j < t.width; ++j) {
-        const int code = t.values[rows[r] * bytes + j % bytes] >> (bits * (j / bytes));
-        const auto whole = static_cast<float>((code & ((1 << bits) - 1)) - offset);
-        out[r * t.width + j] = (whole + half) * t.scale[rows[r]];
+        const int64_t p = j / share, i = j % share;
+        const int code = t.kind == Values::kU3
+                             ? (row[p % 2 * share + i] >> (p / 2 * 2) & 3) | (row[2 * share + i] >> p & 1) << 2
+                             : row[i] >> (bits * p) & ((1 << bits) - 1);
+        out[r * t.width + j] = (static_cast<float>(code - offset) + half) * t.scale[rows[r]];
       }
+    }
     return;
   }
   with_kind(t.kind, [&](auto kind) { decode_numbers<kind()>(t, rows, count, out); });

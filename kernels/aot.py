@@ -130,9 +130,9 @@ def _run_compressed(q: torch.Tensor, entities: int) -> None:
     new = partial(torch.empty, device="meta")
     scores = new(q.shape[0], entities)
     scale, indptr = new(entities), new(entities + 1, dtype=torch.int64)
-    for planes, zero in ((1, 128), (2, 8), (4, 1), (4, 1.5)):
-        codes = new(entities, -(-q.shape[1] // planes), dtype=torch.uint8)
-        gpu.code_scores(codes, scale, q, planes, zero, None, 0, scores)
+    for bits, zero in ((8, 128), (4, 8), (3, 4), (2, 1), (2, 1.5)):
+        codes = new(entities, -(-q.shape[1] * bits // 8), dtype=torch.uint8)
+        gpu.code_scores(codes, scale, q, bits, zero, None, 0, scores)
     gaps, values = new(9999, dtype=torch.uint8), new(9999, dtype=torch.float16)
     gpu.sparse_scores(indptr, gaps, values, None, q, None, 0, scores)
 

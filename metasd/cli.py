@@ -207,13 +207,13 @@ def compress(
     codec: Annotated[
         str,
         typer.Option(
-            help="sparse, column, int8, int4, int2 or ternary; auto: what fits the model."
+            help="sparse, column, int8, int4, int3, int2 or ternary; auto: what fits the model."
         ),
     ] = "auto",
     values: Annotated[
         str,
         typer.Option(
-            help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, int2, ternary."
+            help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, int3, int2, ternary."
         ),
     ] = "auto",
     source: Annotated[bool, typer.Option("--source", help="The source model's tables.")] = False,

@@ -13,8 +13,8 @@ A study is a YAML file:
 
 `store` names the forms in which finished models are kept and judged: a model (`source`; `pruned`,
 of runs that prune; `one-shot`, the source pruned at the end by `prune.fraction`, of runs that do
-not) and how it is stored (`fp32`, `fp16`, `int8`, `int4`, `int2`, `ternary`, or `sparse` or
-`column` with values).
+not) and how it is stored (`fp32`, `fp16`, `int8`, `int4`, `int3`, `int2`, `ternary`, or
+`sparse` or `column` with values).
 
 Everything is done one after the other and once: `run_study` called again goes on where it stopped.
 Runs are compared by valid; test metrics are looked up only of the runs that `test` names.
@@ -50,6 +50,7 @@ FORMS = {
     "fp16": ("column", "fp16"),
     "int8": ("int8", "int8"),
     "int4": ("int4", "int4"),
+    "int3": ("int3", "int3"),
     "int2": ("int2", "int2"),
     "ternary": ("ternary", "ternary"),
 }

@@ -38,6 +38,7 @@ KINDS = [
     ("cp", "int8", "int8", 1.0),
     ("rescal", "int4", "int4", 1.0),
     ("distmult", "ternary", "ternary", 1.0),
+    ("complex", "int3", "int3", 1.0),
     ("complex", "int2", "int2", 1.0),
 ]
 ENGINES = [
@@ -127,6 +128,7 @@ _VALUES: list[Any] = [
         "column",
         "int8",
         "int4",
+        "int3",
         "int2",
         "ternary",
         "bits",

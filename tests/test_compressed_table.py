@@ -30,10 +30,12 @@ CODECS = [
     ("column", "bf16", 0.5),
     ("column", "int8", 0.5),
     ("column", "int4", 0.5),
+    ("column", "int3", 0.5),
     ("column", "int2", 0.5),
     ("column", "ternary", 0.5),
     ("int8", "int8", 1.0),
     ("int4", "int4", 1.0),
+    ("int3", "int3", 1.0),
     ("int2", "int2", 1.0),
     ("ternary", "ternary", 1.0),
 ]
@@ -72,8 +74,8 @@ def test_decoded_rows_are_the_weights_to_rounding(
     assert got.dtype == np.float32
     assert got.shape == shape
     assert not got[dense == 0].any()
-    if values in ("int4", "int2", "ternary"):
-        levels = {"int4": 7, "int2": 2, "ternary": 1}[values]
+    if values in ("int4", "int3", "int2", "ternary"):
+        levels = {"int4": 7, "int3": 3, "int2": 2, "ternary": 1}[values]
         assert all(len(np.unique(np.abs(row[row != 0]))) <= levels for row in got)
         assert np.square(got - dense).sum() <= 0.35 * np.square(dense).sum()
     else:
@@ -108,7 +110,7 @@ def test_scores_are_those_of_the_decoded_rows(
     assert np.abs(total - mass).max() <= bound + 1e-5 * np.abs(mass).max()
 
 
-@pytest.mark.parametrize("codec", ["sparse", "int8", "int4", "int2", "ternary"])
+@pytest.mark.parametrize("codec", ["sparse", "int8", "int4", "int3", "int2", "ternary"])
 def test_engines_agree_bit_for_bit_on_whole_numbers(codec: str) -> None:
     random = np.random.default_rng(5)
     dense = random.integers(-1, 2, (300, 77)).astype(np.float32)
@@ -172,8 +174,7 @@ def test_a_table_holds_what_training_saw(rows: int, width: int, seed: int, grid:
 
     dense = weights("sparse", 1.0 if grid == "int2" else 0.7, rows, width, seed)
     seen = quantize_rows(torch.from_numpy(dense), None, grid).numpy()
-    codec = {"int3": "int4"}.get(grid, grid)
-    assert np.allclose(encode(dense, codec, "", grid).dense(), seen, rtol=3e-7, atol=0)
+    assert np.allclose(encode(dense, grid).dense(), seen, rtol=3e-7, atol=0)
     assert np.allclose(encode(dense, "sparse", "int8", grid).dense(), seen, rtol=3e-7, atol=0)
 
 

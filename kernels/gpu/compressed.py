@@ -18,7 +18,7 @@ def code_scores(
     codes: Tensor,
     scale: Tensor,
     queries: Tensor,
-    planes: int,
+    bits: int,
     zero: float,
     rows: Tensor | None,
     first: int,
@@ -27,10 +27,10 @@ def code_scores(
     """out = queries @ (table's rows first + rows).T, of rows of codes less `zero` and a scale each.
 
     Args:
-        codes: uint8 (table rows, ceil(width / planes)).
+        codes: uint8 (table rows, bytes of a row).
         scale: fp32 (table rows,).
         queries: fp32 (B, width).
-        planes: how many codes share a byte.
+        bits: of a code: 8, 4, 3 or 2.
         zero: a whole number or a half.
         rows: int64 (count,), or None for the rows first, first + 1, ...
         out: fp32 (B, count).
@@ -51,7 +51,7 @@ def code_scores(
         batch,
         codes.shape[1],
         queries.shape[1],
-        PLANES=planes,
+        BITS=bits,
         ZERO=zero,
         BLOCK_N=128,
         BLOCK_B=block,
@@ -125,7 +125,7 @@ def _code_scores_kernel(
     batch,
     bytes,
     width,
-    PLANES: tl.constexpr,
+    BITS: tl.constexpr,
     ZERO: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -137,15 +137,25 @@ def _code_scores_kernel(
     row = _row_of(rows, first, place, inside)
     code_at = codes + row[:, None] * bytes
     query_at = queries + query.to(tl.int64)[None, :] * width
-    bits: tl.constexpr = 8 // PLANES
+    vectors: tl.constexpr = 3 if BITS == 3 else 1
+    planes: tl.constexpr = 8 if BITS == 3 else 8 // BITS
+    share = bytes // vectors
     z = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
-    for start in range(0, bytes, BLOCK_K):
+    for start in range(0, share, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        packed = tl.load(code_at + k[None, :], inside[:, None] & (k < bytes)[None, :], 0)
-        for plane in tl.static_range(PLANES):
-            code = (packed.to(tl.int32) >> (bits * plane)) & ((1 << bits) - 1)
-            column = plane * bytes + k
-            there = ((k < bytes) & (column < width))[:, None] & asked[None, :]
+        stored = inside[:, None] & (k < share)[None, :]
+        low = tl.load(code_at + k[None, :], stored, 0).to(tl.int32)
+        if BITS == 3:
+            second = tl.load(code_at + share + k[None, :], stored, 0).to(tl.int32)
+            high = tl.load(code_at + 2 * share + k[None, :], stored, 0).to(tl.int32)
+        for plane in tl.static_range(planes):
+            if BITS == 3:
+                pair = low if plane % 2 == 0 else second
+                code = ((pair >> (plane // 2 * 2)) & 3) | (((high >> plane) & 1) << 2)
+            else:
+                code = (low >> (BITS * plane)) & ((1 << BITS) - 1)
+            column = plane * share + k
+            there = ((k < share) & (column < width))[:, None] & asked[None, :]
             q1, q2, q3 = split_fp32(tl.load(query_at + column[:, None], there, 0.0))
             code = (code.to(tl.float32) - ZERO).to(tl.bfloat16)
             z = dot(code, q3, z)

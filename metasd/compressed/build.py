@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from metasd.model import Model
     from metasd.run import Run
 
-_CODEC_OF = {"fp32": "int8", "int3": "int4"}
-"""Of the values that a model was trained with, where it is not a codec of that name."""
 _METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", "tie_rate")
 
 
@@ -56,8 +54,8 @@ def compress(
         model: a model, or a run, whose labels, metrics and protocol go with it.
         codec: one of `CODECS`; auto: sparse or column where most weights are zero, else the
             codec of the values that the model was trained with, or int8.
-        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int2, ternary
-            too); auto: fp16, or the values that the model was trained with.
+        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int3, int2,
+            ternary too); auto: fp16, or the values that the model was trained with.
         pruned: the pruned model, or its source; None: the pruned one where there is one.
         graph: its triples are kept so that answers leave them out. Of a run: if it is not where the
             run found it.
@@ -169,7 +167,7 @@ def _array(table: Tensor) -> Floats:
 
 def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
     """The codec of the entity table; `trained`: the values that it is rounded to already."""
-    own = _CODEC_OF.get(trained, trained)
+    own = "int8" if trained == "fp32" else trained
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]

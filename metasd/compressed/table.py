@@ -18,13 +18,13 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
-CODECS = ("sparse", "column", "int8", "int4", "int2", "ternary")
+CODECS = ("sparse", "column", "int8", "int4", "int3", "int2", "ternary")
 NUMBERS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16", "int8": "int8"}
 """How the values of `sparse` are stored, and of `column` except for int8."""
-CODES = {"int8": 1, "int4": 2, "int2": 4, "ternary": 4}
-"""Values of which so many share a byte, with a scale a row: codecs, and values of `column`."""
+CODES = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 2}
+"""Values of so many bits, with a scale a row: codecs, and values of `column`."""
 
-_OFFSETS = {"int8": 128, "int4": 8, "int2": 2, "ternary": 1}
+_OFFSETS = {"int8": 128, "int4": 8, "int3": 4, "int2": 2, "ternary": 1}
 ZEROS = {**_OFFSETS, "int2": 1.5}
 """The code of zero, were there one of it."""
 _ZEROS = 0.01
@@ -41,7 +41,7 @@ class Table:
 
     Attributes:
         codec: one of `CODECS`.
-        values: fp32, fp16, bf16, int8, int4, int2 or ternary.
+        values: fp32, fp16, bf16, int8, int4, int3, int2 or ternary.
         columns: sparse: how columns are stored, `delta8` (a byte for the gap to the column before),
             `index16` or `bits` (one a column); else `all`.
         arrays: what is stored, by name; see `shapes`.
@@ -295,7 +295,7 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
             wanted["columns"] = ("uint32", (None,))
             stored = None
         elif values in CODES:
-            stored = -(-width // CODES[values])
+            stored = _code_bytes(width, values)
         wanted["values"] = ("uint8" if values in CODES else NUMBERS[values], (rows, stored))
     if values in CODES:
         wanted["scale"] = ("float32", (rows,))
@@ -335,7 +335,8 @@ def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
         columns = arrays["columns"].astype(np.int64)
         if (np.diff(columns, prepend=-1) <= 0).any() or columns.max(initial=-1) >= table.width:
             raise InputError(f"columns must rise and be below {table.width}")
-        kept = -(-len(columns) // CODES[table.values]) if table.values in CODES else len(columns)
+        coded = table.values in CODES
+        kept = _code_bytes(len(columns), table.values) if coded else len(columns)
         if not len(columns) or arrays["values"].shape[1] != kept:
             raise InputError(f"{len(columns)} columns for values {arrays['values'].shape}")
     table.check()
@@ -348,10 +349,10 @@ def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Tabl
     Args:
         weights: fp32 (rows, width), at least one of each.
         codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
-            `int4`, `int2` and `ternary` keep all of them, rounded, with a scale a row.
-        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int2 and ternary as well.
-        grid: what whole numbers the weights are rounded to (see `kernels.quantize_rows`), if not to
-            all that `values` can hold: int3 within int4, or ternary within int8.
+            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with a scale a row.
+        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int3, int2, ternary too.
+        grid: what the weights are rounded to (see `kernels.quantize_rows`), if not to all that
+            `values` can hold: ternary values, say, within sparse int8.
 
     Raises:
         InputError: a codec or values that do not exist, or weights that they cannot hold.
@@ -434,14 +435,25 @@ def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | Non
 
 def _pack(codes: Array, values: str) -> Array:
     """Whole numbers (rows, width) to bytes: see CodedTable in csrc/engine.h."""
-    share = CODES[values]
-    width = -(-codes.shape[1] // share)
-    whole = np.zeros((len(codes), share * width), np.uint8)
+    bits, planes = CODES[values], 8 if values == "int3" else 8 // CODES[values]
+    width = -(-codes.shape[1] // planes)
+    whole = np.zeros((len(codes), planes * width), np.uint8)
     whole[:, : codes.shape[1]] = (codes.astype(np.int16) + _OFFSETS[values]).astype(np.uint8)
-    packed = np.zeros((len(codes), width), np.uint8)
-    for plane in range(share):
-        packed |= whole[:, plane * width : (plane + 1) * width] << (8 // share * plane)
+    packed = np.zeros((len(codes), _code_bytes(codes.shape[1], values)), np.uint8)
+    for plane in range(planes):
+        part = whole[:, plane * width : (plane + 1) * width]
+        if values != "int3":
+            packed |= part << (bits * plane)
+            continue
+        half = plane % 2 * width
+        packed[:, half : half + width] |= (part & 3) << (plane // 2 * 2)
+        packed[:, 2 * width :] |= (part >> 2) << plane
     return packed
+
+
+def _code_bytes(width: int, values: str) -> int:
+    """Bytes of a row of codes."""
+    return 3 * -(-width // 8) if values == "int3" else -(-width * CODES[values] // 8)
 
 
 def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
