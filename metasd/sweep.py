@@ -9,12 +9,13 @@ A study is a YAML file:
       dense: {train.objective: dense}
       small: {train.objective: dense, model.rank: 25}
       metasd: {prune.fraction: [0.8, 0.9, 0.95]}      # a list: a run for each
+      again: {train.epochs: 40, seeds: [0]}           # of these seeds alone
     store: [source fp16, source int8, pruned sparse fp16, one-shot sparse fp16]
 
 `store` names the forms in which finished models are kept and judged: a model (`source`; `pruned`,
 of runs that prune; `one-shot`, the source pruned at the end by `prune.fraction`, of runs that do
-not) and how it is stored (`fp32`, `fp16`, `int8`, `int4`, `int3`, `int2`, `ternary`, or
-`sparse` or `column` with values).
+not) and how it is stored (`fp32`, `fp16`, `int8`, `int4`, `int3`, `int2`, `ternary`,
+`sparse` or `column` with values, or `auto`: what fits the model).
 
 Everything is done one after the other and once: `run_study` called again goes on where it stopped.
 Runs are compared by valid; test metrics are looked up only of the runs that `test` names.
@@ -53,6 +54,7 @@ FORMS = {
     "int3": ("int3", "int3"),
     "int2": ("int2", "int2"),
     "ternary": ("ternary", "ternary"),
+    "auto": ("auto", "auto"),
 }
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "by_frequency")
 _KEYS = ("graph", "seeds", "settings", "runs", "store")
@@ -79,7 +81,10 @@ class Form:
         raise InputError(f"store: {text!r} must say how the model is stored: {known}")
 
     def fits(self, config: Config) -> bool:
-        pruned = config.train.objective != "dense"
+        """Whether a run has the model, and one that is mostly zeros where only those are stored."""
+        prune, pruned = config.prune, config.train.objective != "dense"
+        if self.model == "pruned" and self.codec == "sparse":
+            return pruned and prune.granularity != "column" and prune.fraction >= 0.5
         return self.model == "source" or pruned == (self.model == "pruned")
 
 
@@ -88,9 +93,10 @@ class Study:
     """What a study's file says, checked, with its grids written out."""
 
     graph: str
-    seeds: tuple[int, ...]
     runs: dict[str, Config]
     store: dict[str, Form]
+    seeds_of: dict[str, tuple[int, ...]]
+    """Of every run."""
 
     @staticmethod
     def load(path: str | Path) -> "Study":
@@ -114,18 +120,27 @@ class Study:
             raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], _KEYS)}")
         if not isinstance(content["runs"], dict):
             raise InputError("runs must be names with settings")
-        seeds = content.get("seeds", [0])
-        if not isinstance(seeds, list) or not all(type(s) is int and s >= 0 for s in seeds):
-            raise InputError(f"seeds must be a list of whole numbers; got {seeds!r}")
-        common, runs = _settings(content.get("settings"), "settings"), {}
+        seeds = _seeds(content.get("seeds", [0]))
+        common = _settings(content.get("settings"), "settings")
+        runs: dict[str, Config] = {}
+        seeds_of: dict[str, tuple[int, ...]] = {}
         for name, given in content["runs"].items():
-            for label, settings in _grid(str(name), _settings(given, f"run {name}")):
+            own = _settings(given, f"run {name}")
+            chosen = _seeds(own.pop("seeds")) if "seeds" in own else seeds
+            for label, settings in _grid(str(name), own):
+                seeds_of[label] = chosen
                 try:
                     runs[label] = Config().override({**common, **settings})
                 except InputError as error:
                     raise InputError(f"run {label}: {error}") from None
         store = {str(text): Form.of(text) for text in content.get("store", ["source fp32"])}
-        return Study(str(content["graph"]), tuple(seeds), runs, store)
+        return Study(str(content["graph"]), runs, store, seeds_of)
+
+
+def _seeds(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list) or not all(type(s) is int and s >= 0 for s in given):
+        raise InputError(f"seeds must be a list of whole numbers; got {given!r}")
+    return tuple(given)
 
 
 def _settings(given: Any, where: str) -> dict[str, Any]:
@@ -171,7 +186,7 @@ def run_study(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results = _results(out, graph)
-    todo = [(name, seed) for seed in study.seeds for name in study.runs]
+    todo = [(name, seed) for name in study.runs for seed in study.seeds_of[name]]
     start, trained = time.monotonic(), 0
     for number, (name, seed) in enumerate(todo, 1):
         config = study.runs[name].override({"train.seed": seed})
