@@ -64,7 +64,7 @@ constexpr int64_t value_bits(Values kind) {
     case Values::kF16: case Values::kBF16: return 16;
     case Values::kI8: case Values::kU8: return 8;
     case Values::kU4: return 4;
-    case Values::kU3: return 3;
+    case Values::kHalf3: return 3;
     case Values::kHalf2: case Values::kU2: return 2;
   }
   return 0;
@@ -75,15 +75,17 @@ constexpr int code_offset(Values kind) {
   switch (kind) {
     case Values::kU8: return 128;
     case Values::kU4: return 8;
-    case Values::kU3: return 4;
+    case Values::kHalf3: return 4;
     case Values::kHalf2: return 2;
     default: return 1;
   }
 }
 
+constexpr bool halves(Values kind) { return kind == Values::kHalf3 || kind == Values::kHalf2; }
+
 // Bytes of a row of kAll.
 int64_t row_bytes(const CodedTable& t) {
-  if (t.kind == Values::kU3) return 3 * ((t.width + 7) / 8);
+  if (t.kind == Values::kHalf3) return 3 * ((t.width + 7) / 8);
   return (t.width * value_bits(t.kind) + 7) / 8;
 }
 

@@ -8,7 +8,7 @@
 namespace metasd {
 
 enum class Columns { kAll, kDelta8, kIndex16, kBits };
-enum class Values { kF32, kF16, kBF16, kI8, kU8, kU4, kU3, kHalf2, kU2 };
+enum class Values { kF32, kF16, kBF16, kI8, kU8, kU4, kHalf3, kHalf2, kU2 };
 
 // Rows of weights; `scale` (rows), where there is one, multiplies them.
 //
@@ -16,10 +16,10 @@ enum class Values { kF32, kF16, kBF16, kI8, kU8, kU4, kU3, kHalf2, kU2 };
 // the columns that `columns` gives: a byte each, the gap to the column before it less one (kDelta8);
 // 16 bits each, rising (kIndex16); or ceil(width / 8) bytes a row whose bit j is column j (kBits).
 //
-// kU8, kU4, kU3, kU2 (only with kAll) are whole numbers plus 128, 8, 4 and 1; kHalf2 are halves,
-// -3/2 -1/2 1/2 3/2, plus 3/2. Of a row of H = ceil(width / p) bytes, p values a byte, byte i holds
-// columns i, H + i, 2 H + i ..., the lowest bits first. A row of kU3 has, with H = ceil(width / 8),
-// 2 H bytes like this of the lower two bits of columns, and H bytes of the upper ones.
+// kU8, kU4, kU2 (only with kAll) are whole numbers plus 128, 8 and 1; kHalf3 and kHalf2 are halves,
+// -7/2 -5/2 ... 7/2 plus 7/2 and -3/2 -1/2 1/2 3/2 plus 3/2. Of a row of H = ceil(width / p) bytes, p
+// values a byte, byte i holds columns i, H + i, 2 H + i ..., the lowest bits first. A row of kHalf3 has,
+// with H = ceil(width / 8), 2 H bytes like this of the lower two bits, and H bytes of the upper one.
 struct CodedTable {
   Columns code;
   Values kind;

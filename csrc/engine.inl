@@ -388,13 +388,13 @@ METASD_INLINE i32 dot_add(i32 sum, const uint8_t* codes, const int8_t* query) {
 // Codes of 64 columns in each plane of a row, in vectors.
 template <Values kKind>
 struct Packed {
-  static constexpr int kPlanes = kKind == Values::kU3 ? 8 : 8 / static_cast<int>(value_bits(kKind));
-  static constexpr int kVectors = kKind == Values::kU3 ? 3 : 1;
+  static constexpr int kPlanes = kKind == Values::kHalf3 ? 8 : 8 / static_cast<int>(value_bits(kKind));
+  static constexpr int kVectors = kKind == Values::kHalf3 ? 3 : 1;
   u32 bits[kVectors];
 
   // Codes of plane p, one a byte.
   METASD_INLINE_MEMBER u32 plane(int p) const {
-    if constexpr (kKind == Values::kU3) {
+    if constexpr (kKind == Values::kHalf3) {
       const u32 lower = (bits[p % 2] >> (p / 2 * 2)) & 0x03030303u;
       return lower | ((bits[2] >> p) & 0x01010101u) << 2;
     }
@@ -439,7 +439,7 @@ struct Codes {
         const int64_t at = j / share * plane + j % share;
         low[at] = static_cast<int8_t>(whole & 255);
         high[at] = static_cast<int8_t>((whole - low[at]) / 256);
-        if (kKind == Values::kHalf2) half[query] += 0.5f * static_cast<float>(whole);
+        if (halves(kKind)) half[query] += 0.5f * static_cast<float>(whole);
       }
       for (int part = 0; part < 2; ++part) {
         i32 sum{};
@@ -747,7 +747,7 @@ int64_t score(const ScoreArgs& a) {
   switch (a.table.kind) {
     case Values::kU8: return score_by<Codes<Values::kU8>>(a);
     case Values::kU4: return score_by<Codes<Values::kU4>>(a);
-    case Values::kU3: return score_by<Codes<Values::kU3>>(a);
+    case Values::kHalf3: return score_by<Codes<Values::kHalf3>>(a);
     case Values::kHalf2: return score_by<Codes<Values::kHalf2>>(a);
     case Values::kU2: return score_by<Codes<Values::kU2>>(a);
     default: break;
@@ -775,14 +775,14 @@ void decode_numbers(const CodedTable& t, const int64_t* rows, int64_t count, flo
 void decode(const CodedTable& t, const int64_t* rows, int64_t count, float* out) {
   const int bits = static_cast<int>(value_bits(t.kind));
   if (t.kind >= Values::kU8) {
-    const int64_t bytes = row_bytes(t), share = t.kind == Values::kU3 ? bytes / 3 : bytes;
+    const int64_t bytes = row_bytes(t), share = t.kind == Values::kHalf3 ? bytes / 3 : bytes;
     const int offset = code_offset(t.kind);
-    const float half = t.kind == Values::kHalf2 ? 0.5f : 0.0f;
+    const float half = halves(t.kind) ? 0.5f : 0.0f;
     for (int64_t r = 0; r < count; ++r) {
       const uint8_t* row = t.values + rows[r] * bytes;
       for (int64_t j = 0; j < t.width; ++j) {
         const int64_t p = j / share, i = j % share;
-        const int code = t.kind == Values::kU3
+        const int code = t.kind == Values::kHalf3
                              ? (row[p % 2 * share + i] >> (p / 2 * 2) & 3) | (row[2 * share + i] >> p & 1) << 2
                              : row[i] >> (bits * p) & ((1 << bits) - 1);
         out[r * t.width + j] = (static_cast<float>(code - offset) + half) * t.scale[rows[r]];

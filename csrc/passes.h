@@ -118,7 +118,7 @@ struct DuraArgs {
   int threads;
 };
 
-// What rows are rounded to: whole steps -levels .. levels, or -3 -1 1 3 without `zero`. The `count`
+// What rows are rounded to: whole steps -levels .. levels, or the odd ones of them without `zero`. The `count`
 // sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
 // magnitude as its last level.
 struct Grid {
@@ -131,7 +131,7 @@ struct Grid {
 constexpr Grid kGrids[] = {
     {"int8", true, 127, 0, {}},
     {"int4", true, 7, 4, {0.40f, 0.46f, 0.54f, 0.64f}},
-    {"int3", true, 3, 3, {0.74f, 0.86f, 1.0f}},
+    {"int3", false, 7, 4, {0.31f, 0.35f, 0.40f, 0.46f}},
     {"int2", false, 3, 3, {0.56f, 0.625f, 0.70f}},
     {"ternary", true, 1, 3, {1.25f, 1.4f, 1.6f}},
 };

@@ -129,7 +129,8 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
       const f32 steps = (v / step + kRound) - kRound;
       return steps > last ? splat(last) : steps < -last ? splat(-last) : steps;
     }
-    const f32 steps = magnitude(v) > 2.0f * step ? splat(3.0f) : splat(1.0f);
+    const f32 below = (magnitude(v) / (2.0f * step) - 0.5f + kRound) - kRound;
+    const f32 odd = 2.0f * below + 1.0f, steps = odd > last ? splat(last) : odd;
     return v < 0.0f ? -steps : v > 0.0f ? steps : splat(0.0f);
   };
 

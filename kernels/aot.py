@@ -130,7 +130,7 @@ def _run_compressed(q: torch.Tensor, entities: int) -> None:
     new = partial(torch.empty, device="meta")
     scores = new(q.shape[0], entities)
     scale, indptr = new(entities), new(entities + 1, dtype=torch.int64)
-    for bits, zero in ((8, 128), (4, 8), (3, 4), (2, 1), (2, 1.5)):
+    for bits, zero in ((8, 128), (4, 8), (3, 3.5), (2, 1), (2, 1.5)):
         codes = new(entities, -(-q.shape[1] * bits // 8), dtype=torch.uint8)
         gpu.code_scores(codes, scale, q, bits, zero, None, 0, scores)
     gaps, values = new(9999, dtype=torch.uint8), new(9999, dtype=torch.float16)

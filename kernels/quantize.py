@@ -15,8 +15,8 @@ def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
     A row is rounded with a step that puts its largest magnitude at the end of the grid, and with a
     few around its mean magnitude, larger weights cut to the last level; each step is then fitted by
     least squares to what the weights were rounded to, and the one that loses least is taken. int8,
-    int4, int3 and ternary have 127, 7, 3 and 1 steps `s` either way. int2 has no zero, but
-    {-3s, -s, s, 3s}: of normal weights a third less is lost than with ternary values, which take
+    int4 and ternary have 127, 7 and 1 steps `s` either way; int3 and int2 have the odd steps up to
+    7 and 3, and no zero: of normal weights int2 loses a third less than ternary values, which take
     as many bits. Exact zeros stay zero, and so do masked weights.
 
     Args:
@@ -54,7 +54,8 @@ def _reference(table: Tensor, values: str) -> Tensor:
         if zero:
             steps = torch.round(table / step).clamp_(-levels, levels)
         else:
-            steps = torch.sign(table) * torch.where(magnitude > 2 * step, 3.0, 1.0)
+            odd = 2 * torch.round(magnitude / (2 * step) - 0.5) + 1
+            steps = torch.sign(table) * odd.clamp_(max=levels)
         product = (table * steps).sum(1, keepdim=True)
         square = steps.square().sum(1, keepdim=True).clamp_(min=1)
         better = product.square() / square > gain

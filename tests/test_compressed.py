@@ -63,7 +63,7 @@ def small(small_graph: Graph) -> CompressedModel:
         ("auto", "column", "int4", "column int4"),
         ("auto", "column", "int2", "column int2"),
         ("int8", "weight", "fp32", "int8 int8"),
-        ("int3", "weight", "int3", "int3 int3"),
+        ("auto", "column", "int3", "column int3"),
         ("ternary", "weight", "ternary", "ternary ternary"),
     ],
 )

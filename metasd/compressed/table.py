@@ -25,10 +25,10 @@ CODES = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 2}
 """Values of so many bits, with a scale a row: codecs, and values of `column`."""
 
 _OFFSETS = {"int8": 128, "int4": 8, "int3": 4, "int2": 2, "ternary": 1}
-ZEROS = {**_OFFSETS, "int2": 1.5}
+ZEROS = {**_OFFSETS, "int3": 3.5, "int2": 1.5}
 """The code of zero, were there one of it."""
 _ZEROS = 0.01
-"""Share of zeros that int2 is worth; they become half a step."""
+"""Share of zeros in tables of int3 and int2, which have none: they become half a step."""
 _COLUMNS = ("all", "delta8", "index16", "bits")
 _KINDS = ("fp32", "fp16", "bf16", "int8", *(f"codes {values}" for values in CODES))
 _CHUNK = 4096  # rows encoded at a time
@@ -383,8 +383,8 @@ def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Tabl
         arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
         weights = np.ascontiguousarray(weights[:, arrays["columns"]])
     zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
-    if values == "int2" and zeros > _ZEROS:
-        raise InputError(f"int2 has no zero, which {zeros:.0%} of the weights are; take int4")
+    if values in ("int3", "int2") and zeros > _ZEROS:
+        raise InputError(f"{values} has no zero, which {zeros:.0%} of the weights are; take int4")
     parts = [_round(part, table.values, grid) for part in _split(weights)]
     if table.values in CODES:
         arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
@@ -428,7 +428,7 @@ def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | Non
         default_threads(),
     )
     whole = np.rint(rounded / np.where(scale > 0, scale, 1)[:, None])
-    if values == "int2":  # -3 -1 1 3 of half a step each
+    if values in ("int3", "int2"):  # odd numbers of half a step
         whole, scale = (whole - 1) / 2, 2 * scale
     return whole.astype(np.int8), scale
 
