@@ -10,10 +10,14 @@ From the root of a checkout `python -m benchmarks.report` is the same.
 import argparse
 import json
 import re
+import statistics
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from metasd.pareto import Point, points
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -215,6 +219,60 @@ def training() -> str:
     return f"{table(rows)}\n\n{where}."
 
 
+def studies() -> str:
+    """Of every committed study, the best by valid of each kind of model at equal bytes."""
+    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "of its source"]]
+    notes = []
+    for path in sorted((ROOT / "studies").glob("*/results.json")):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        found = points(results)
+        source = max(
+            (point for point in found if point.form == "source fp32"), key=lambda point: point.bytes
+        )
+        rows.append([f"**{results['graph']}**, {source.run}", *_cells(source, source, found)])
+        for share in (10, 20):
+            rows.append([f"**at most 1/{share}**", *[""] * 6])
+            budget = source.bytes / share
+            for kind in KINDS:
+                fit = [p for p in found if KINDS[kind](p) and p.bytes <= budget * (1 + OVER)]
+                if fit:
+                    best = max(fit, key=lambda point: point.mrr)
+                    rows.append([f"{kind}: {best.run}", *_cells(best, source, found)])
+        run = next(iter(results["runs"].values()))
+        hours = sum(run["training_seconds"] for run in results["runs"].values()) / 3600
+        notes.append(
+            f"{results['graph']}: {len(results['runs'])} runs, {hours:.1f} h; {machine(run)}"
+        )
+    return f"{table(rows)}\n\n{'; '.join(notes)}."
+
+
+OVER = 0.05
+"""A model of a kind may be so much larger than its share: a rank is a whole number."""
+
+KINDS: dict[str, Callable[[Point], bool]] = {
+    "dense": lambda p: p.form in ("source fp32", "source fp16", "source int8", "source int4"),
+    "dense, fewer bits": lambda p: p.form in ("source int3", "source int2"),
+    "pruned in one shot": lambda p: p.form.startswith("one-shot"),
+    "pruned in training": lambda p: p.form.startswith("pruned") and not p.run.startswith("student"),
+    "student": lambda p: p.form.startswith("pruned") and p.run.startswith("student"),
+}
+
+
+def _cells(point: Point, source: Point, found: list[Point]) -> list[str]:
+    own = next(p for p in found if (p.run, p.form) == (point.run, "source fp32"))
+    if not point.form.startswith("pruned"):
+        own = source
+    many = len(point.valid) > 1
+    return [
+        point.form,
+        f"{point.bytes / 1e6:.2f} MB, 1/{source.bytes / point.bytes:.1f}",
+        f"{point.mrr:.4f}",
+        f"{max(point.valid) - min(point.valid):.4f}" if many else "",
+        f"{statistics.mean(point.test):.4f}" if point.test else "",
+        f"{100 * (point.mrr / own.mrr - 1):+.1f} %",
+    ]
+
+
 TABLES = {
     "training": training,
     "step": partial(comparison, "one step", "step"),
@@ -229,6 +287,7 @@ TABLES = {
     "compressed": compressed,
     "accuracy": accuracy,
     "topk_mask": topk_mask,
+    "studies": studies,
 }
 
 

@@ -15,7 +15,8 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
     """Sizes of a run: parameters, bytes by purpose, blocks and steps. Bytes are predictions.
 
     `peak` is what the process is expected to hold at most: what it holds already, plus the tables
-    with their two optimiser states and the most that a step needs at once, in the meta step.
+    with their two optimiser states, the pruned model's own weights with theirs, and the most that a
+    step needs at once, in the meta step.
     """
     scoring = Scoring.named(config.model.name)(config.model.rank)
     train = config.train
@@ -39,7 +40,10 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
     rows = 4 * batch * (2 * scoring.entity_width + scoring.relation_width) * 8
     step = scores + operands * candidates * itemsize + gradients * tables + rows
     steps = math.ceil(triples / batch)
-    masks = 0 if train.objective == "dense" else tables // 32
+    pruned = train.objective != "dense"
+    masks = tables // 32 if pruned else 0
+    rounded = tables if pruned and config.prune.values != "fp32" else 0
+    own = 2 * tables if pruned and config.prune.weights == "own" else 0
     total = min(steps * train.epochs, train.max_steps or steps * train.epochs)
     return {
         "graph": graph.name,
@@ -54,15 +58,15 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
         - (0 if not masks else math.ceil(config.prune.fraction * (entities + relations))),
         "bytes of tables": tables,
         "bytes of masks": masks,
-        "bytes of optimiser states": 2 * tables,
+        "bytes of optimiser states": 2 * tables + own // 2,
         "bytes of a step at most": step,
         "score block": "tiles, in registers"
         if tiles
         else f"{height} x {width} of {batch} x {graph.num_entities}, {matrices} at once",
         "bytes of score blocks": scores,
-        "bytes at the peak": resident_memory() + 3 * tables + masks + step,
+        "bytes at the peak": resident_memory() + 3 * tables + masks + rounded + own + step,
         "product precision": str(kernels.product_dtype(train.precision)).removeprefix("torch."),
-        "bytes of a checkpoint": 3 * tables + masks,
+        "bytes of a checkpoint": 3 * tables + masks + own,
         "steps an epoch": steps,
         "steps": total,
     }
