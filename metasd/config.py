@@ -41,7 +41,7 @@ class TrainConfig(_Section):
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
     lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
     schedule: Literal["constant", "linear"] = Field(
-        "constant", description="of lr; linear: falls to 0 over the epochs"
+        "constant", description="of lr; linear: to 0 at the end"
     )
     meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
     inner_lr: float = Field(0.1, gt=0, description="the student's temporary step")
@@ -72,8 +72,9 @@ class PruneConfig(_Section):
     granularity: Literal["weight", "row", "column"] = "weight"
     values: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = "fp32"
     weights: Literal["shared", "own"] = Field(
-        "shared", description="own: the pruned model trains a copy, and never moves its source"
+        "shared", description="own: after warmup_epochs its source rests and it trains a copy"
     )
+    lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
 
 
 class DistillConfig(_Section):
@@ -132,6 +133,14 @@ class Config(_Section):
     def _consistent(self) -> Self:
         if self.train.objective == "dense" and self.eval.metric.startswith("pruned."):
             self.eval.metric = self.eval.metric.replace("pruned.", "source.")
+        if (
+            self.train.objective != "dense"
+            and self.prune.weights == "own"
+            and not self.prune.warmup_epochs
+        ):
+            raise ValueError(
+                "prune.weights = own needs prune.warmup_epochs, in which its source learns"
+            )
         if self.prune.granularity == "column" and self.model.name == "rescal":
             raise ValueError("prune.granularity = column is not possible with model.name = rescal")
         return self

@@ -114,24 +114,25 @@ class Step:
     def _own_optimizer(self) -> torch.optim.Optimizer:
         assert self.model.own
         self.own_optimizer = torch.optim.Adagrad(
-            list(self.model.own), lr=self.config.train.lr, fused=_fused(self.model)
+            list(self.model.own), lr=self.config.prune.lr, fused=_fused(self.model)
         )
         return self.own_optimizer
 
     def set_rate(self, share: float) -> None:
-        """Steps 0 and 3 take this share of `train.lr` from now on."""
-        for optimizer in (self.optimizer, self.own_optimizer):
-            if optimizer:
-                optimizer.param_groups[0]["lr"] = self.config.train.lr * share
+        """Steps 0 and 3 take this share of their rate from now on."""
+        self.optimizer.param_groups[0]["lr"] = self.config.train.lr * share
+        if self.own_optimizer:
+            self.own_optimizer.param_groups[0]["lr"] = self.config.prune.lr * share
 
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:
         """Trains on a batch; returns losses by name, which nothing has waited for yet.
 
-        Only objective `metasd` needs `quiz`. While there are no masks, the source learns alone.
+        Only objective `metasd` needs `quiz`. While there are no masks, the source learns alone; a
+        pruned model with weights of its own then learns alone, but for the meta gradient.
         """
         objective = self.config.train.objective if self.model.masks else "dense"
         losses: dict[str, Tensor] = {}
-        if self.config.train.source_step or objective == "dense":
+        if objective == "dense" or (self.config.train.source_step and not self.own_optimizer):
             losses["source"] = self.source_step(batch)[0]
         if objective == "metasd":
             assert quiz is not None

@@ -218,8 +218,7 @@ class Trainer:
                 if self._signals.received:
                     raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
             if settings.schedule == "linear":
-                whole = settings.epochs * self.steps_per_epoch
-                self.step.set_rate(1 - position.total_steps / whole)
+                self.step.set_rate(self._rate())
             unseen.append(self.step(*batches(step)))
             position.step, position.total_steps = step + 1, position.total_steps + 1
             if time.perf_counter() - self._looked > _LOOK_SECONDS:
@@ -359,6 +358,15 @@ class Trainer:
         return ("source", "pruned") if self.model.masks else ("source",)
 
     # Masks and data
+
+    def _rate(self) -> float:
+        """The share of a falling rate that is left: of the source's, then of the student's own."""
+        start, end = 0, self.config.train.epochs
+        if self.config.prune.weights == "own" and self.config.train.objective != "dense":
+            warmup = min(self.config.prune.warmup_epochs, end)
+            start, end = (0, warmup) if self.position.epoch < warmup else (warmup, end)
+        gone = self.position.total_steps / self.steps_per_epoch - start
+        return 1 - gone / (end - start)
 
     @property
     def _dense_epochs(self) -> int:

@@ -180,6 +180,14 @@ def test_a_linear_schedule_ends_near_zero(
     steps = sum(record["steps"] for record in run.history)
     lr = run.config.train.lr
     assert rates == pytest.approx([lr * (1 - i / steps) for i in range(steps)])
+    rates.clear()
+    train(
+        small_graph, quick.override(OWN), tmp_path / "own"
+    )  # a source's epoch, two of its student
+    half = steps // 2
+    assert rates[:half] == pytest.approx([lr * (1 - i / half) for i in range(half)])
+    assert rates[half] == pytest.approx(lr)
+    assert rates[-1] == pytest.approx(lr / (2 * half))
 
 
 def test_a_finished_run_can_be_given_more_epochs(
