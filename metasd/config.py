@@ -74,7 +74,7 @@ class PruneConfig(_Section):
     weights: Literal["shared", "own"] = Field(
         "shared", description="own: after warmup_epochs its source rests and it trains a copy"
     )
-    lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
+    own_lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
 
 
 class DistillConfig(_Section):

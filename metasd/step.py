@@ -114,7 +114,7 @@ class Step:
     def _own_optimizer(self) -> torch.optim.Optimizer:
         assert self.model.own
         self.own_optimizer = torch.optim.Adagrad(
-            list(self.model.own), lr=self.config.prune.lr, fused=_fused(self.model)
+            list(self.model.own), lr=self.config.prune.own_lr, fused=_fused(self.model)
         )
         return self.own_optimizer
 
@@ -122,7 +122,7 @@ class Step:
         """Steps 0 and 3 take this share of their rate from now on."""
         self.optimizer.param_groups[0]["lr"] = self.config.train.lr * share
         if self.own_optimizer:
-            self.own_optimizer.param_groups[0]["lr"] = self.config.prune.lr * share
+            self.own_optimizer.param_groups[0]["lr"] = self.config.prune.own_lr * share
 
     def __call__(self, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:
         """Trains on a batch; returns losses by name, which nothing has waited for yet.
