@@ -74,6 +74,9 @@ class PruneConfig(_Section):
     weights: Literal["shared", "own"] = Field(
         "shared", description="own: after warmup_epochs its source rests and it trains a copy"
     )
+    source: str | None = Field(
+        None, description="own: a run whose source is taken over, in place of warmup_epochs"
+    )
     own_lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
 
 
@@ -133,14 +136,14 @@ class Config(_Section):
     def _consistent(self) -> Self:
         if self.train.objective == "dense" and self.eval.metric.startswith("pruned."):
             self.eval.metric = self.eval.metric.replace("pruned.", "source.")
-        if (
-            self.train.objective != "dense"
-            and self.prune.weights == "own"
-            and not self.prune.warmup_epochs
-        ):
+        own = self.train.objective != "dense" and self.prune.weights == "own"
+        if own and not (self.prune.warmup_epochs or self.prune.source):
             raise ValueError(
-                "prune.weights = own needs prune.warmup_epochs, in which its source learns"
+                "prune.weights = own needs prune.warmup_epochs, in which its source learns, or "
+                "prune.source, a run whose source it takes over"
             )
+        if self.prune.source and (not own or self.prune.warmup_epochs):
+            raise ValueError("prune.source needs prune.weights = own, without prune.warmup_epochs")
         if self.prune.granularity == "column" and self.model.name == "rescal":
             raise ValueError("prune.granularity = column is not possible with model.name = rescal")
         return self

@@ -10,6 +10,7 @@ A study is a YAML file:
       small: {train.objective: dense, model.rank: 25}
       metasd: {prune.fraction: [0.8, 0.9, 0.95]}      # a list: a run for each
       again: {train.epochs: 40, seeds: [0]}           # of these seeds alone
+      student: {source: dense, train.epochs: 3}       # takes over the source of the same seed
     store: [source fp16, source int8, pruned sparse fp16, one-shot sparse fp16]
 
 `store` names the forms in which finished models are kept and judged: a model (`source`; `pruned`,
@@ -97,6 +98,8 @@ class Study:
     store: dict[str, Form]
     seeds_of: dict[str, tuple[int, ...]]
     """Of every run."""
+    sources: dict[str, str]
+    """The run whose source another takes over."""
 
     @staticmethod
     def load(path: str | Path) -> "Study":
@@ -124,17 +127,24 @@ class Study:
         common = _settings(content.get("settings"), "settings")
         runs: dict[str, Config] = {}
         seeds_of: dict[str, tuple[int, ...]] = {}
+        sources: dict[str, str] = {}
         for name, given in content["runs"].items():
             own = _settings(given, f"run {name}")
             chosen = _seeds(own.pop("seeds")) if "seeds" in own else seeds
+            source = own.pop("source", None)
             for label, settings in _grid(str(name), own):
                 seeds_of[label] = chosen
+                if source is not None:
+                    if source not in runs or not set(chosen) <= set(seeds_of[source]):
+                        raise InputError(f"run {label}: no run {source!r} of its seeds before it")
+                    sources[label] = source
+                    settings |= {"prune.weights": "own", "prune.source": source}
                 try:
                     runs[label] = Config().override({**common, **settings})
                 except InputError as error:
                     raise InputError(f"run {label}: {error}") from None
         store = {str(text): Form.of(text) for text in content.get("store", ["source fp32"])}
-        return Study(str(content["graph"]), runs, store, seeds_of)
+        return Study(str(content["graph"]), runs, store, seeds_of, sources)
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
@@ -199,9 +209,14 @@ def run_study(
         rows = [_row(results, name, seed, text) for text in forms]
         if not fresh and all(row.keys() >= set(splits) for row in rows):
             continue  # the run folder may be gone
-        run = _finished(graph, config, out / _folder(key))
+        if source := study.sources.get(name):
+            path = out / _folder(f"{source}, seed {seed}")
+            _finished(graph, study.runs[source].override({"train.seed": seed}), path)
+            run = _finished(graph, config.override({"prune.source": str(path)}), out / _folder(key))
+        else:
+            run = _finished(graph, config, out / _folder(key))
         if fresh:
-            results["runs"][key] = _record(run, name, seed)
+            results["runs"][key] = _record(run, name, seed, config)
             trained += 1
         for text, row in zip(forms, rows, strict=True):
             _judge(row, run, study.store[text], graph, splits)
@@ -246,11 +261,11 @@ def _folder(key: str) -> str:
     return "".join(c if c.isalnum() or c in "-_.=" else "_" for c in key)
 
 
-def _record(run: Run, name: str, seed: int) -> dict[str, Any]:
+def _record(run: Run, name: str, seed: int, config: Config) -> dict[str, Any]:
     return {
         "run": name,
         "seed": seed,
-        "config": run.config.flat(),
+        "config": config.flat(),
         "epochs": len(run.history),
         "best_epoch": run.metrics["protocol"]["best_epoch"],
         "training_seconds": sum(record["seconds"] for record in run.history),

@@ -66,6 +66,7 @@ def train(
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
     trainer = Trainer(graph, config, folder)
+    trainer.begin()
     folder.create(graph, config)
     with _lock(folder):
         return trainer.run()
@@ -102,6 +103,8 @@ def resume(
             trainer.restore(Checkpoint.load(folder.last))
             if trainer.position.best is not None:  # the last evaluation needs it: look now
                 Checkpoint.load(folder.best, MODEL_TENSORS)
+        else:
+            trainer.begin()
         if settings:
             config.save(folder.config)
         return trainer.run()
@@ -180,6 +183,29 @@ class Trainer:
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.triples) / self.config.train.batch_size)
+
+    def begin(self) -> None:
+        """Takes over the source of `prune.source`, with its optimiser's state."""
+        if self.config.prune.source is None:
+            return
+        folder = RunFolder(self.config.prune.source)
+        folder.require()
+        checkpoint = Checkpoint.load(folder.last)
+        if checkpoint.state.get("graph") != self.graph.digest:
+            raise InputError(f"{folder.path} (prune.source) was trained on another graph")
+        if (theirs := Config.load(folder.config).model) != (ours := self.config.model):
+            raise InputError(
+                f"{folder.path} (prune.source) is {theirs.name} of rank {theirs.rank}; "
+                f"this run is {ours.name} of rank {ours.rank}"
+            )
+        source = restore_model(
+            checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
+        )
+        self.model.entities.copy_(source.entities)
+        self.model.relations.copy_(source.relations)
+        for key, tensor in self._optimizer_tensors().items():
+            if key.startswith("adagrad."):
+                tensor.copy_(checkpoint.tensors[key])
 
     # The loop
 

@@ -153,3 +153,24 @@ def test_the_command_line_sweeps_and_draws(tmp_path: Path) -> None:
     assert "one-shot sparse fp16" in result.output
     assert "pareto.png" in (tmp_path / "out" / "study.md").read_text()
     assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_student_takes_over_the_source_of_the_same_seed(tmp_path: Path) -> None:
+    runs = {
+        "dense": {"train.objective": "dense"},
+        "student": {"source": "dense", "train.objective": "distill", "prune.values": "int2"},
+    }
+    study = Study.load(written(tmp_path, runs=runs, store=["source fp32", "pruned auto"]))
+    results = run_study(study, tmp_path / "out")
+    valid = {(row["run"], row["seed"], row["form"]): row["valid"] for row in results["rows"]}
+    for seed in (0, 1):
+        assert valid["student", seed, "source fp32"] == valid["dense", seed, "source fp32"]
+        assert valid["student", seed, "pruned auto"] != valid["dense", seed, "source fp32"]
+    shutil.rmtree(tmp_path / "out" / "student__seed_0")
+    assert run_study(study, tmp_path / "out") == results
+
+
+def test_a_student_of_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    runs = {"a": {"source": "dense"}, "dense": {"train.objective": "dense"}}
+    with pytest.raises(InputError, match="no run 'dense' of its seeds before it"):
+        Study.load(written(tmp_path, runs=runs))

@@ -165,6 +165,29 @@ def test_weights_of_its_own_are_what_is_compressed(
         resume(tmp_path / "run", ["train.epochs=5"])
 
 
+def test_a_student_may_take_over_the_source_of_a_finished_run(
+    small_graph: Graph, quick: Config, tmp_path: Path
+) -> None:
+    dense = quick.override({"train.objective": "dense", "train.epochs": 1, "train.seed": 3})
+    dense = dense.override({"train.schedule": "linear"})
+    train(small_graph, dense, tmp_path / "source")
+    whole = train(small_graph, quick.override({**OWN, "train.seed": 3}), tmp_path / "whole")
+    settings = {**OWN, "prune.warmup_epochs": 0, "prune.source": str(tmp_path / "source")}
+    config = quick.override({**settings, "train.seed": 3})
+    run = train(small_graph, config, tmp_path / "student")
+    # Neither its batches nor its quiz are those of the whole run's epochs: the source is the same.
+    assert torch.allclose(run.model.entities, whole.model.entities, atol=1e-3)
+    assert run.model.own
+    for setting, message in (
+        ("model.rank=9", "is complex of rank 8; this run is complex of rank 9"),
+        (f"prune.source={tmp_path / 'no'}", "not a run folder"),
+        ("prune.weights=shared", r"prune\.source needs prune\.weights = own"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(small_graph, config.override([setting]), tmp_path / "wrong")
+        assert not (tmp_path / "wrong").exists()
+
+
 def test_a_linear_schedule_ends_near_zero(
     small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
