@@ -221,7 +221,7 @@ def training() -> str:
 
 def studies() -> str:
     """Of every committed study, the best by valid of each kind of model at equal bytes."""
-    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "of its source"]]
+    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rarest third", "to its source"]]
     notes = []
     for path in sorted((ROOT / "studies").glob("*/results.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -231,7 +231,7 @@ def studies() -> str:
         )
         rows.append([f"**{results['graph']}**, {source.run}", *_cells(source, source, found)])
         for share in (10, 20):
-            rows.append([f"**at most 1/{share}**", *[""] * 6])
+            rows.append([f"**at most 1/{share}**", *[""] * 7])
             budget = source.bytes / share
             for kind in KINDS:
                 fit = [p for p in found if KINDS[kind](p) and p.bytes <= budget * (1 + OVER)]
@@ -269,6 +269,7 @@ def _cells(point: Point, source: Point, found: list[Point]) -> list[str]:
         f"{point.mrr:.4f}",
         f"{max(point.valid) - min(point.valid):.4f}" if many else "",
         f"{statistics.mean(point.test):.4f}" if point.test else "",
+        f"{point.rare:.4f}",
         f"{100 * (point.mrr / own.mrr - 1):+.1f} %",
     ]
 

@@ -133,7 +133,8 @@ def test_forms_fit_the_runs_that_have_their_model() -> None:
 
 
 def row(run: str, size: int, mrr: float, seed: int = 0) -> dict[str, object]:
-    return {"run": run, "seed": seed, "form": "f", "bytes": size, "valid": {"mrr": mrr}}
+    valid = {"mrr": mrr, "by_frequency": {"tail": {"mrr": 0.1}}}
+    return {"run": run, "seed": seed, "form": "f", "bytes": size, "valid": valid}
 
 
 def test_the_frontier_is_what_nothing_smaller_beats() -> None:
@@ -141,7 +142,7 @@ def test_the_frontier_is_what_nothing_smaller_beats() -> None:
     found = pareto.points({"rows": rows})
     assert [(p.run, p.frontier) for p in found] == [("a", True), ("b", False), ("c", True)]
     assert found[2].mrr == pytest.approx(0.4)
-    assert pareto.table(found)[3][4:7] == ["0.4000", "2", "0.2000"]
+    assert pareto.table(found)[3][4:8] == ["0.4000", "0.1000", "2", "0.2000"]
 
 
 def test_the_command_line_sweeps_and_draws(tmp_path: Path) -> None:
