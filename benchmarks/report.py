@@ -221,7 +221,7 @@ def training() -> str:
 
 def studies() -> str:
     """Of every committed study, the best by valid of each kind of model at equal bytes."""
-    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rarest third", "to its source"]]
+    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rare", "to its source"]]
     notes = []
     for path in sorted((ROOT / "studies").glob("*/results.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
@@ -253,9 +253,13 @@ KINDS: dict[str, Callable[[Point], bool]] = {
     "dense": lambda p: p.form in ("source fp32", "source fp16", "source int8", "source int4"),
     "dense, fewer bits": lambda p: p.form in ("source int3", "source int2"),
     "pruned in one shot": lambda p: p.form.startswith("one-shot"),
-    "pruned in training": lambda p: p.form.startswith("pruned") and not p.run.startswith("student"),
-    "student": lambda p: p.form.startswith("pruned") and p.run.startswith("student"),
+    "pruned in training": lambda p: p.form.startswith("pruned") and not _is_student(p),
+    "student": lambda p: p.form.startswith("pruned") and _is_student(p),
 }
+
+
+def _is_student(point: Point) -> bool:
+    return point.run.split()[0] in ("student", "alone")
 
 
 def _cells(point: Point, source: Point, found: list[Point]) -> list[str]:

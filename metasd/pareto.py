@@ -89,11 +89,12 @@ def write_study_report(folder: Path) -> list[list[str]]:
     header, *rows = table(found)
     lines = [" | ".join(row) for row in [header, ["---"] * len(header), *rows]]
     text = "\n".join(f"| {line} |" for line in lines)
+    legend = "`*`: nothing as small is better; rare: of the rarest third of the relations"
     _draw(results["graph"], found, folder / "pareto.png")
     write_text(
         folder / "study.md",
-        f"# {results['graph']}\n\nBytes of both tables; `*`: nothing as small is better; rare: of the "
-        f"rarest third of the relations.\n\n{text}\n\n![accuracy against bytes](pareto.png)\n",
+        f"# {results['graph']}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
+        "![accuracy against bytes](pareto.png)\n",
     )
     return [header, *rows]
 
