@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from metasd import _C
+
 ARCHS = (80, 90)
 RANKS = (32, 50, 100, 200, 256, 500, 1000, 2000)
 """Of ComplEx, whose rows are 2 * rank wide."""
@@ -117,6 +119,8 @@ def _run_operations(width: int, precision: str, masked: bool, pruned: bool, weig
         gpu.masked_rows(e, mask, index)
         gpu.scatter_rows(q, index, e)
         gpu.score_triples(q, q)
+        for values in _C.GRIDS:
+            gpu.quantize_rows(e, mask, values)
         _run_compressed(q[:64], entities)
         parts = (e, q, False, mask, index, mask, index)
         gpu.complex_rows(*parts)

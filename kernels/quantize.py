@@ -5,6 +5,7 @@ from torch import Tensor
 
 from metasd import _C
 
+from . import gpu
 from ._checks import check_mask, check_table, is_plain
 from .topk_mask import apply_mask
 
@@ -28,6 +29,8 @@ def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
     check_mask(mask, table)
     if values not in _C.GRIDS:
         raise ValueError(f"values must be one of {', '.join(_C.GRIDS)}; got {values!r}")
+    if is_plain(table, device="cuda"):
+        return gpu.quantize_rows(table, mask, values)
     if not is_plain(table):
         return _reference(table if mask is None else apply_mask(table, mask), values)
     out = torch.empty_like(table)

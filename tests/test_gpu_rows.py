@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import kernel_cases as kc
-from metasd import kernels
+from metasd import _C, kernels
 from metasd.kernels._checks import in_range
 from metasd.models import ComplEx
 
@@ -56,6 +56,18 @@ def test_rows_are_scattered_with_the_bits_of_a_sequential_loop(
     given = out.to(gpu)
     assert kernels.gpu.scatter_rows(new.to(gpu), index.to(gpu), given) is given
     assert torch.equal(given.cpu(), wanted)
+
+
+@pytest.mark.parametrize("values", _C.GRIDS)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 33), (3, 300)], ids=str)
+@pytest.mark.parametrize("kind", kc.MASKS)
+def test_rows_are_rounded_as_on_the_cpu(
+    shape: tuple[int, int], kind: str, values: str, gpu: str
+) -> None:
+    x, mask = kc.table(*shape), kc.packed(kind, *shape)
+    with kc.new_memory_is_nan():
+        got = kernels.gpu.quantize_rows(*on(gpu, x, mask), values)
+    torch.testing.assert_close(got.cpu(), kernels.quantize_rows(x, mask, values), rtol=1e-6, atol=0)
 
 
 def test_gradient_is_that_of_indexing(gpu: str) -> None:

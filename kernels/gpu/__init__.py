@@ -24,6 +24,7 @@ _MODULES = {
     "entity_cross_entropy": "cross_entropy",
     "masked_rows": "rows",
     "meta_gradient": "meta",
+    "quantize_rows": "quantize",
     "rank_targets": "ranking",
     "scatter_rows": "rows",
     "score_entities": "ranking",
