@@ -30,7 +30,8 @@ def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
     if values not in _C.GRIDS:
         raise ValueError(f"values must be one of {', '.join(_C.GRIDS)}; got {values!r}")
     if is_plain(table, device="cuda"):
-        return gpu.quantize_rows(table, mask, values)
+        rounded: Tensor = gpu.quantize_rows(table, mask, values)
+        return rounded
     if not is_plain(table):
         return _reference(table if mask is None else apply_mask(table, mask), values)
     out = torch.empty_like(table)
