@@ -40,9 +40,7 @@ class TrainConfig(_Section):
     max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
     batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
     lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
-    schedule: Literal["constant", "linear"] = Field(
-        "constant", description="of lr; linear: to 0 at the end"
-    )
+    decay: float = Field(0.0, ge=0, le=1, description="last share of the steps: lr falls to 0")
     meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
     inner_lr: float = Field(0.1, gt=0, description="the student's temporary step")
     quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")

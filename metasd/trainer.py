@@ -121,7 +121,7 @@ def free_run_dir(graph: Graph) -> Path:
 
 def _frozen(config: Config) -> dict[str, Any]:
     """The settings that change the weights after a given number of steps."""
-    free = _FREE[config.train.schedule == "linear" :]
+    free = _FREE[config.train.decay > 0 :]
     return {
         key: value
         for key, value in config.flat().items()
@@ -243,8 +243,7 @@ class Trainer:
                 last_save, self._looked = time.monotonic(), time.perf_counter()
                 if self._signals.received:
                     raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
-            if settings.schedule == "linear":
-                self.step.set_rate(self._rate())
+            self.step.set_rate(self._rate())
             unseen.append(self.step(*batches(step)))
             position.step, position.total_steps = step + 1, position.total_steps + 1
             if time.perf_counter() - self._looked > _LOOK_SECONDS:
@@ -386,13 +385,13 @@ class Trainer:
     # Masks and data
 
     def _rate(self) -> float:
-        """The share of a falling rate that is left: of the source's, then of the student's own."""
-        start, end = 0, self.config.train.epochs
+        """The share of its rate at which the source learns now, or a student its own weights."""
+        start, end, decay = 0, self.config.train.epochs, self.config.train.decay
         if self.config.prune.weights == "own" and self.config.train.objective != "dense":
             warmup = min(self.config.prune.warmup_epochs, end)
             start, end = (0, warmup) if self.position.epoch < warmup else (warmup, end)
-        gone = self.position.total_steps / self.steps_per_epoch - start
-        return 1 - gone / (end - start)
+        left = 1 - (self.position.total_steps / self.steps_per_epoch - start) / (end - start)
+        return left / decay if left < decay else 1.0
 
     @property
     def _dense_epochs(self) -> int:

@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
 RAMP = {"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2}
 OWN = {
     "train.epochs": 3,
-    "train.schedule": "linear",
+    "train.decay": 1.0,
     "prune.warmup_epochs": 1,
     "prune.weights": "own",
     "prune.values": "int2",
@@ -169,7 +169,7 @@ def test_a_student_may_take_over_the_source_of_a_finished_run(
     small_graph: Graph, quick: Config, tmp_path: Path
 ) -> None:
     dense = quick.override({"train.objective": "dense", "train.epochs": 1, "train.seed": 3})
-    dense = dense.override({"train.schedule": "linear"})
+    dense = dense.override({"train.decay": 1.0})
     train(small_graph, dense, tmp_path / "source")
     whole = train(small_graph, quick.override({**OWN, "train.seed": 3}), tmp_path / "whole")
     settings = {**OWN, "prune.warmup_epochs": 0, "prune.source": str(tmp_path / "source")}
@@ -188,7 +188,7 @@ def test_a_student_may_take_over_the_source_of_a_finished_run(
         assert not (tmp_path / "wrong").exists()
 
 
-def test_a_linear_schedule_ends_near_zero(
+def test_the_rate_falls_to_zero_in_the_last_share_of_the_steps(
     small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
@@ -199,10 +199,13 @@ def test_a_linear_schedule_ends_near_zero(
         return call(self, *batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Step, "__call__", noting)
-    run = train(small_graph, quick.override({"train.schedule": "linear"}), tmp_path / "run")
+    run = train(small_graph, quick.override({"train.decay": 1.0}), tmp_path / "run")
     steps = sum(record["steps"] for record in run.history)
     lr = run.config.train.lr
     assert rates == pytest.approx([lr * (1 - i / steps) for i in range(steps)])
+    rates.clear()
+    train(small_graph, quick.override({"train.decay": 0.25}), tmp_path / "late")
+    assert rates == pytest.approx([lr * min(1, 4 * (1 - i / steps)) for i in range(steps)])
     rates.clear()
     train(
         small_graph, quick.override(OWN), tmp_path / "own"
