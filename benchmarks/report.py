@@ -223,7 +223,9 @@ def studies() -> str:
     """Of every committed study, the best by valid of each kind of model at equal bytes."""
     rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rare", "to its source"]]
     notes = []
-    for path in sorted((ROOT / "studies").glob("*/results.json")):
+    if not (paths := sorted((ROOT / "studies").glob("*/results.json"))):
+        raise FileNotFoundError
+    for path in paths:
         results = json.loads(path.read_text(encoding="utf-8"))
         found = points(results)
         source = max(

@@ -365,6 +365,26 @@ def sweep(
 
 
 @app.command()
+def search(
+    file: Annotated[Path, typer.Argument(metavar="SEARCH", help="A YAML file of ranges.")],
+    trials: Annotated[int, typer.Option(help="How many in all.", min=1)] = 20,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Its folder.", show_default="runs/SEARCH")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Look for the settings with the best valid metric."""
+    from .search import Search, run_search
+    from .trainer import Interrupted
+
+    try:
+        best = run_search(Search.load(file), out or Path("runs") / file.stem, trials, data_dir)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        _stop(f"{stopped or 'interrupted'}; continue with `metasd search {file}`", 130)
+    _print_record({"best": best["value"], **best["settings"]}, False)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of a sweep.")],
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="RUN/report")] = None,

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import InputError, nearest
-from .files import write_text
+from .files import read_yaml, write_text
 from .models import Scoring
 
 
@@ -154,12 +154,7 @@ class Config(_Section):
     @staticmethod
     def read(path: str | Path) -> dict[str, Any]:
         """The dotted keys and values that a YAML file sets, checked."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        values = read_yaml(path) or {}
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected keys and values; got {type(values).__name__}")
         flat = dict(_flatten(_nested({str(key): value for key, value in values.items()})))

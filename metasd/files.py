@@ -1,8 +1,13 @@
-"""Files that are either whole or absent: written beside, flushed to the disk, then renamed."""
+"""Files: written whole or not at all (beside, flushed to the disk, then renamed); YAML read."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import InputError
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -31,3 +36,13 @@ def write_text(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds; InputError if it cannot be read."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None

@@ -33,14 +33,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .compressed import CompressedModel, compress
 from .config import Config
 from .environment import measured_on
 from .errors import InputError, nearest
 from .evaluation import evaluate
-from .files import write_text
+from .files import read_yaml, write_text
 from .graph import Graph, load_graph
 from .model import draw_masks
 from .run import Run, RunFolder
@@ -104,12 +102,7 @@ class Study:
     @staticmethod
     def load(path: str | Path) -> "Study":
         """Reads a study; InputError says what in it is wrong."""
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        content = read_yaml(path)
         try:
             return Study._of(content)
         except InputError as error:
@@ -211,10 +204,10 @@ def run_study(
             continue  # the run folder may be gone
         if source := study.sources.get(name):
             path = out / _folder(f"{source}, seed {seed}")
-            _finished(graph, study.runs[source].override({"train.seed": seed}), path)
-            run = _finished(graph, config.override({"prune.source": str(path)}), out / _folder(key))
+            finished(graph, study.runs[source].override({"train.seed": seed}), path)
+            run = finished(graph, config.override({"prune.source": str(path)}), out / _folder(key))
         else:
-            run = _finished(graph, config, out / _folder(key))
+            run = finished(graph, config, out / _folder(key))
         if fresh:
             results["runs"][key] = _record(run, name, seed, config)
             trained += 1
@@ -247,7 +240,7 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
     return found
 
 
-def _finished(graph: Graph, config: Config, path: Path) -> Run:
+def finished(graph: Graph, config: Config, path: Path) -> Run:
     """The run in `path`, trained to its end if it is not."""
     folder = RunFolder(path)
     if not folder.config.exists():

@@ -1,0 +1,152 @@
+"""A search for settings: Optuna proposes them, valid metrics judge.
+
+A search is a YAML file:
+
+    graph: WN18RR
+    settings: {model.rank: 64, train.epochs: 10}     # of every trial
+    search:
+      train.lr: {low: 0.02, high: 0.5, log: true}    # a number between; whole if both ends are
+      distill.temperature: [1, 3, 10]                # a choice
+
+Trials are compared by `eval.metric` on valid; test is never looked at.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Config
+from .errors import InputError, nearest
+from .files import read_yaml
+from .graph import load_graph
+from .sweep import finished
+
+if TYPE_CHECKING:
+    import optuna
+
+_KEYS = ("graph", "settings", "search")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search's file says, checked."""
+
+    graph: str
+    settings: dict[str, Any]
+    space: dict[str, list[Any] | dict[str, Any]]
+
+    @staticmethod
+    def load(path: str | Path) -> "Search":
+        """Reads a search; InputError says what in it is wrong."""
+        content = read_yaml(path)
+        try:
+            return Search._of(content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @staticmethod
+    def _of(content: Any) -> "Search":
+        if not isinstance(content, dict) or not content.get("graph") or not content.get("search"):
+            raise InputError("a search needs graph and search")
+        if unknown := [str(key) for key in content if key not in _KEYS]:
+            raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], _KEYS)}")
+        settings, space = content.get("settings") or {}, content["search"]
+        if not isinstance(settings, dict) or not isinstance(space, dict):
+            raise InputError("settings and search must be keys and values")
+        for key, values in space.items():
+            _check(str(key), values)
+            for value in values if isinstance(values, list) else (values["low"], values["high"]):
+                Config().override({**settings, key: value})
+        return Search(str(content["graph"]), settings, space)
+
+
+def _check(key: str, values: Any) -> None:
+    if isinstance(values, list) and values:
+        return
+    ends = isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log"}
+    if not ends or not all(type(values[end]) in (int, float) for end in ("low", "high")):
+        raise InputError(
+            f"search: {key} must be a list, or low, high and perhaps log; got {values!r}"
+        )
+    if not values["low"] < values["high"] or (values.get("log") and values["low"] <= 0):
+        raise InputError(f"search: {key}: low must be below high, and above 0 with log")
+
+
+def run_search(
+    search: Search, out: str | Path, trials: int, data_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """Trains until there are so many trials in all; called again it goes on.
+
+    Args:
+        out: the folder: a run folder for each trial, and `trials.jsonl`, Optuna's journal.
+
+    Returns:
+        The best trial: its `number`, `value` and `settings`.
+
+    Raises:
+        InputError: Optuna is not installed, or `out` is of another search.
+        Interrupted: as `train`.
+    """
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError:
+        raise InputError('a search needs Optuna: pip install "metasd[search]"') from None
+    graph = load_graph(search.graph, data_dir)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name="metasd",
+        storage=JournalStorage(JournalFileBackend(str(out / "trials.jsonl"))),
+        direction="maximize",
+        load_if_exists=True,
+    )
+    told = {"graph": graph.digest, "settings": search.settings, "search": search.space}
+    if study.user_attrs.setdefault("search", told) != told:
+        raise InputError(f"{out} is of another search")
+    study.set_user_attr("search", told)
+    for stale in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a killed process
+        study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(stale.params)
+    while len(done := _done(study)) < trials:
+        study.sampler = optuna.samplers.TPESampler(seed=len(done))
+        trial = study.ask()
+        chosen = {key: _suggest(trial, key, values) for key, values in search.space.items()}
+        config = Config().override({**search.settings, **chosen})
+        run = finished(graph, config, out / _folder(chosen))
+        model, _, metric = config.eval.metric.partition(".")
+        value = run.metrics["valid"][model][metric]
+        study.tell(trial, value)
+        tried = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        print(
+            f"[{len(done) + 1}/{trials}] {tried}: valid {config.eval.metric} {value:.4f}, "
+            f"best {study.best_value:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
+    best = study.best_trial
+    return {"number": best.number, "value": best.value, "settings": best.params}
+
+
+def _done(study: "optuna.Study") -> list[Any]:
+    return [trial for trial in study.trials if trial.value is not None]
+
+
+def _suggest(trial: "optuna.Trial", key: str, values: list[Any] | Mapping[str, Any]) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(key, values)
+    low, high, log = values["low"], values["high"], bool(values.get("log"))
+    if type(low) is int and type(high) is int:
+        return trial.suggest_int(key, low, high, log=log)
+    return trial.suggest_float(key, low, high, log=log)
+
+
+def _folder(chosen: Mapping[str, Any]) -> str:
+    """The same for the same settings, so that a killed trial goes on from its checkpoint."""
+    return "trial-" + sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,91 @@
+"""A search for settings: what it tries, how it goes on, what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from metasd import sweep
+from metasd.cli import app
+from metasd.errors import InputError
+from metasd.search import Search, run_search
+from metasd.trainer import Interrupted
+
+CONTENT = {
+    "graph": "families:60",
+    "settings": {"model.rank": 4, "train.epochs": 1, "train.batch_size": 400},
+    "search": {
+        "train.lr": {"low": 0.01, "high": 1.0, "log": True},
+        "model.rank": {"low": 2, "high": 6},
+        "distill.temperature": [1, 3],
+    },
+}
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump({**CONTENT, **changes}))
+    return path
+
+
+def test_a_search_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, out = Search.load(written(tmp_path)), tmp_path / "out"
+    train, configs = sweep.train, []
+
+    def stops(graph: object, config: object, path: object) -> object:
+        configs.append(config)
+        if len(configs) == 3:
+            raise Interrupted("stopped")
+        return train(graph, config, path)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sweep, "train", stops)
+    with pytest.raises(Interrupted):
+        run_search(search, out, 4)
+    best = run_search(search, out, 4)
+    assert len(configs) == 5
+    assert configs[2] == configs[3]  # the trial that was stopped
+    assert all(0.01 <= c.train.lr <= 1 and 2 <= c.model.rank <= 6 for c in configs)
+    assert len({c.train.lr for c in configs}) == 4
+    found = [json.loads(path.read_text()) for path in out.glob("trial-*/metrics.json")]
+    values = [metrics["valid"]["pruned"]["mrr"] for metrics in found]
+    assert best["value"] == max(values)
+    assert run_search(search, out, 4) == best
+    assert len(configs) == 5
+
+
+def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
+    run_search(Search.load(written(tmp_path)), tmp_path / "out", 1)
+    other = Search.load(written(tmp_path, settings={"train.epochs": 2}))
+    with pytest.raises(InputError, match="is of another search"):
+        run_search(other, tmp_path / "out", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"serach": {}}, 'unknown key serach; did you mean "search"'),
+        ({"search": {"train.lrr": [1]}}, "unknown setting train.lrr"),
+        ({"search": {"train.lr": {"low": 1}}}, "train.lr must be a list, or low, high"),
+        ({"search": {"train.lr": {"low": 1, "high": 0.1}}}, "low must be below high"),
+        ({"search": {"train.lr": [-1]}}, "train.lr"),
+        ({"search": {}}, "needs graph and search"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_search_is_told(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Search.load(written(tmp_path, **changes))
+
+
+def test_the_command_prints_the_best(tmp_path: Path) -> None:
+    command = ["search", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--trials", "2"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "best" in result.stdout
+    assert "train.lr" in result.stdout
