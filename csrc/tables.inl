@@ -154,8 +154,9 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
       squares += steps * steps;
     });
     const float product = horizontal_sum(products), square = std::fmax(horizontal_sum(squares), 1.0f);
-    if (product * product / square <= gain) continue;
-    gain = product * product / square, scale = product / square, rounding = step;
+    const float fit = product / std::sqrt(square);  // its square is what the step explains
+    if (fit <= gain) continue;
+    gain = fit, scale = product / square, rounding = step;
   }
   vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
     store(to + j, whole_steps(kept(j, lanes), rounding) * scale, lanes);

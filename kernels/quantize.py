@@ -13,12 +13,13 @@ from .topk_mask import apply_mask
 def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
     """`mask * table` with every row rounded to a grid of its own: (rows, columns), in its dtype.
 
-    A row is rounded with a step that puts its largest magnitude at the end of the grid, and with a
-    few around its mean magnitude, larger weights cut to the last level; each step is then fitted by
-    least squares to what the weights were rounded to, and the one that loses least is taken. int8,
-    int4 and ternary have 127, 7 and 1 steps `s` either way; int3 and int2 have the odd steps up to
-    7 and 3, and no zero: of normal weights int2 loses a third less than ternary values, which take
-    as many bits. Exact zeros stay zero, and so do masked weights.
+    A row is rounded with a step that puts its largest magnitude at the end of the grid, and (but
+    for int8) with a few around its mean magnitude, larger weights cut to the last level; each step
+    is then fitted by least squares to what the weights were rounded to, and the one that loses
+    least is taken. int8, int4 and ternary have 127, 7 and 1 steps `s` either way; int3 and int2
+    have the odd steps up to 7 and 3, and no zero: of normal weights int2 loses a third less than
+    ternary values, which take as many bits. Exact zeros stay zero, and so do masked weights; a row
+    with NaN becomes NaN.
 
     Args:
         table: fp32 or fp64 (rows, columns).
@@ -62,7 +63,8 @@ def _reference(table: Tensor, values: str) -> Tensor:
             steps = torch.sign(table) * odd.clamp_(max=levels)
         product = (table * steps).sum(1, keepdim=True)
         square = steps.square().sum(1, keepdim=True).clamp_(min=1)
-        better = product.square() / square > gain
+        fit = product / square.sqrt()  # its square is what the step explains
+        better = ~(fit <= gain)  # NaN stays NaN
         best = torch.where(better, steps * (product / square), best)
-        gain = torch.where(better, product.square() / square, gain)
+        gain = torch.where(better, fit, gain)
     return best

@@ -360,7 +360,8 @@ def sweep(
     try:
         run_study(Study.load(study), folder, data_dir, test or [])
     except (Interrupted, KeyboardInterrupt) as stopped:
-        _stop(f"{stopped or 'interrupted'}; continue with `metasd sweep {study}`", 130)
+        again = f"`metasd sweep {study} --out {folder}`"
+        _stop(f"{str(stopped) or 'interrupted'}; continue with {again}", 130)
     print(f"results: {folder / 'results.json'}; `metasd report {folder}` draws them")
 
 
@@ -377,10 +378,12 @@ def search(
     from .search import Search, run_search
     from .trainer import Interrupted
 
+    folder = out or Path("runs") / file.stem
     try:
-        best = run_search(Search.load(file), out or Path("runs") / file.stem, trials, data_dir)
+        best = run_search(Search.load(file), folder, trials, data_dir)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        _stop(f"{stopped or 'interrupted'}; continue with `metasd search {file}`", 130)
+        again = f"`metasd search {file} --out {folder} --trials {trials}`"
+        _stop(f"{str(stopped) or 'interrupted'}; continue with {again}", 130)
     _print_record({"best": best["value"], **best["settings"]}, False)
 
 

@@ -70,7 +70,7 @@ class PruneConfig(_Section):
     granularity: Literal["weight", "row", "column"] = "weight"
     values: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = "fp32"
     weights: Literal["shared", "own"] = Field(
-        "shared", description="own: after warmup_epochs its source rests and it trains a copy"
+        "shared", description="own: after warmup_epochs it trains a copy of its source"
     )
     source: str | None = Field(
         None, description="own: a run whose source is taken over, in place of warmup_epochs"
@@ -134,6 +134,12 @@ class Config(_Section):
     def _consistent(self) -> Self:
         if self.train.objective == "dense" and self.eval.metric.startswith("pruned."):
             self.eval.metric = self.eval.metric.replace("pruned.", "source.")
+        warmup = self.prune.warmup_epochs if self.train.objective != "dense" else 0
+        if warmup and warmup >= self.train.epochs:
+            raise ValueError(
+                f"prune.warmup_epochs = {warmup} leaves the pruned model none of train.epochs = "
+                f"{self.train.epochs}"
+            )
         own = self.train.objective != "dense" and self.prune.weights == "own"
         if own and not (self.prune.warmup_epochs or self.prune.source):
             raise ValueError(

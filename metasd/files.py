@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import InputError
 
 
@@ -40,6 +38,8 @@ def _write(path: Path, text: str) -> None:
 
 def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds; InputError if it cannot be read."""
+    import yaml  # compressed models are answered from without it
+
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -31,6 +31,8 @@ def points(results: dict[str, Any]) -> list[Point]:
     """The rows of a study over their seeds, the smallest first."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in results["rows"]:
+        if "refused" in row:
+            continue
         groups.setdefault((row["run"], row["form"]), []).append(row)
     found = [
         Point(
@@ -61,7 +63,7 @@ def table(found: list[Point]) -> list[list[str]]:
                 "*" if point.frontier else "",
                 point.run,
                 point.form,
-                f"{point.bytes / 1e6:,.2f}",
+                f"{point.bytes / 1e6:.3g}",
                 f"{point.mrr:.4f}",
                 f"{point.rare:.4f}",
                 str(len(point.valid)),

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from .compressed import CompressedModel, compress
+from .compressed.table import shapes
 from .config import Config
 from .environment import measured_on
 from .errors import InputError, nearest
@@ -42,7 +43,7 @@ from .files import read_yaml, write_text
 from .graph import Graph, load_graph
 from .model import draw_masks
 from .run import Run, RunFolder
-from .trainer import resume, train
+from .trainer import lock, resume, train
 
 MODELS = ("source", "pruned", "one-shot")
 FORMS = {
@@ -56,6 +57,7 @@ FORMS = {
     "auto": ("auto", "auto"),
 }
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10", "by_frequency")
+_TABLE = ("codec", "values", "columns", "rows", "width")
 _KEYS = ("graph", "seeds", "settings", "runs", "store")
 
 
@@ -75,6 +77,11 @@ class Form:
         if len(stored) == 1 and stored[0] in FORMS:
             return Form(model, *FORMS[stored[0]])
         if len(stored) == 2 and stored[0] in ("sparse", "column"):
+            columns = "delta8" if stored[0] == "sparse" else "all"
+            try:
+                shapes(dict(zip(_TABLE, (*stored, columns, 1, 1), strict=True)))
+            except InputError as error:
+                raise InputError(f"store: {text!r}: {error}") from None
             return Form(model, *stored)
         known = f"{', '.join(FORMS)}, or sparse or column with values"
         raise InputError(f"store: {text!r} must say how the model is stored: {known}")
@@ -125,10 +132,13 @@ class Study:
             own = _settings(given, f"run {name}")
             chosen = _seeds(own.pop("seeds")) if "seeds" in own else seeds
             source = own.pop("source", None)
+            if not str(name) or "train.seed" in own:
+                raise InputError(f"run {name!r} needs a name, and seeds in place of train.seed")
             for label, settings in _grid(str(name), own):
                 seeds_of[label] = chosen
                 if source is not None:
-                    if source not in runs or not set(chosen) <= set(seeds_of[source]):
+                    known = isinstance(source, str) and source in runs
+                    if not known or not set(chosen) <= set(seeds_of[source]):
                         raise InputError(f"run {label}: no run {source!r} of its seeds before it")
                     sources[label] = source
                     settings |= {"prune.weights": "own", "prune.source": source}
@@ -136,13 +146,28 @@ class Study:
                     runs[label] = Config().override({**common, **settings})
                 except InputError as error:
                     raise InputError(f"run {label}: {error}") from None
-        store = {str(text): Form.of(text) for text in content.get("store", ["source fp32"])}
+                if source is not None and runs[label].model != runs[source].model:
+                    raise InputError(f"run {label}: its source {source!r} is another model")
+        given = content.get("store", ["source fp32"])
+        if not isinstance(given, list) or not given:
+            raise InputError(f"store must be a list of forms; got {given!r}")
+        store = {str(text): Form.of(text) for text in given}
+        for label, config in runs.items():
+            if not any(form.fits(config) for form in store.values()):
+                raise InputError(f"run {label}: no form of store is of a model that it has")
+        folders = [_folder(f"{label}, seed {seed}") for label in runs for seed in seeds_of[label]]
+        if twice := [folder for folder in folders if folders.count(folder) > 1]:
+            raise InputError(f"two runs have the folder {twice[0]}: rename one")
         return Study(str(content["graph"]), runs, store, seeds_of, sources)
+
+    def config(self, name: str, seed: int) -> Config:
+        return self.runs[name].override({"train.seed": seed})
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list) or not all(type(s) is int and s >= 0 for s in given):
-        raise InputError(f"seeds must be a list of whole numbers; got {given!r}")
+    whole = isinstance(given, list) and all(type(seed) is int and seed >= 0 for seed in given)
+    if not whole or not given or len(set(given)) < len(given):
+        raise InputError(f"seeds must be a list of different whole numbers; got {given!r}")
     return tuple(given)
 
 
@@ -157,6 +182,8 @@ def _settings(given: Any, where: str) -> dict[str, Any]:
 def _grid(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(label, settings) for every choice among the lists."""
     lists = {key: value for key, value in settings.items() if isinstance(value, list)}
+    if empty := [key for key, values in lists.items() if not values]:
+        raise InputError(f"run {name}: {empty[0]} has no values")
     for chosen in itertools.product(*lists.values()):
         choice = dict(zip(lists, chosen, strict=True))
         label = " ".join([name, *(f"{key}={value}" for key, value in choice.items())])
@@ -188,31 +215,35 @@ def run_study(
     graph = load_graph(study.graph, data_dir)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        return _run_study(study, out, graph, test)
+
+
+def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> dict[str, Any]:
     results = _results(out, graph)
     todo = [(name, seed) for name in study.runs for seed in study.seeds_of[name]]
     start, trained = time.monotonic(), 0
     for number, (name, seed) in enumerate(todo, 1):
-        config = study.runs[name].override({"train.seed": seed})
+        config = study.config(name, seed)
         key = f"{name}, seed {seed}"
         fresh = key not in results["runs"]
-        if not fresh and Config(**results["runs"][key]["config"]) != config:
+        if not fresh and _config_of(results["runs"][key], out) != config:
             raise InputError(f"{out}: {key} was trained with other settings: rename the run")
         splits = ["valid", *(["test"] if name in test else [])]
         forms = [text for text, form in study.store.items() if form.fits(config)]
         rows = [_row(results, name, seed, text) for text in forms]
-        if not fresh and all(row.keys() >= set(splits) for row in rows):
+        if not fresh and all("refused" in row or row.keys() >= set(splits) for row in rows):
             continue  # the run folder may be gone
-        if source := study.sources.get(name):
-            path = out / _folder(f"{source}, seed {seed}")
-            finished(graph, study.runs[source].override({"train.seed": seed}), path)
-            run = finished(graph, config.override({"prune.source": str(path)}), out / _folder(key))
-        else:
-            run = finished(graph, config, out / _folder(key))
+        run = _trained(study, name, seed, graph, out)
         if fresh:
             results["runs"][key] = _record(run, name, seed, config)
             trained += 1
         for text, row in zip(forms, rows, strict=True):
-            _judge(row, run, study.store[text], graph, splits)
+            try:
+                _judge(row, run, study.store[text], graph, splits)
+            except InputError as error:
+                row["refused"] = str(error)
+                print(f"{key}, {text}: {error}", file=sys.stderr, flush=True)
             if row not in results["rows"]:
                 results["rows"].append(row)
             write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -232,12 +263,32 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
         return {"graph": graph.name, "graph_sha256": graph.digest, "runs": {}, "rows": []}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        digest, _, _ = found["graph_sha256"], found["runs"], found["rows"]
-    except (ValueError, KeyError, TypeError):
+        name, digest = found["graph"], found["graph_sha256"]
+        for record in found["runs"].values():
+            dict(record["config"])
+        for row in found["rows"]:
+            _ = row["run"], row["seed"], row["form"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if digest != graph.digest:
-        raise InputError(f"{path} is of another graph: {found['graph']}")
+        raise InputError(f"{path} is of another graph: {name}")
     return found
+
+
+def _config_of(record: dict[str, Any], out: Path) -> Config:
+    try:
+        return Config(**record["config"])
+    except InputError as error:
+        raise InputError(f"{out / 'results.json'}: {error}") from None
+
+
+def _trained(study: Study, name: str, seed: int, graph: Graph, out: Path) -> Run:
+    """The finished run, after the one whose source it takes over."""
+    config, path = study.config(name, seed), out / _folder(f"{name}, seed {seed}")
+    if source := study.sources.get(name):
+        before = _trained(study, source, seed, graph, out)
+        config = config.override({"prune.source": str(before.path)})
+    return finished(graph, config, path)
 
 
 def finished(graph: Graph, config: Config, path: Path) -> Run:

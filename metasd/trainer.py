@@ -68,7 +68,7 @@ def train(
     trainer = Trainer(graph, config, folder)
     trainer.begin()
     folder.create(graph, config)
-    with _lock(folder):
+    with lock(folder.path):
         return trainer.run()
 
 
@@ -97,7 +97,7 @@ def resume(
         folder.check_graph(graph)
     else:
         graph = folder.load_graph(data_dir, graph)
-    with _lock(folder):
+    with lock(folder.path):
         trainer = Trainer(graph, config, folder)
         if folder.last.exists() or folder.best.exists() or folder.read_history():
             trainer.restore(Checkpoint.load(folder.last))
@@ -185,7 +185,7 @@ class Trainer:
         return math.ceil(len(self.triples) / self.config.train.batch_size)
 
     def begin(self) -> None:
-        """Takes over the source of `prune.source`, with its optimiser's state."""
+        """Takes over the best source of `prune.source`, with the last state of its optimiser."""
         if self.config.prune.source is None:
             return
         folder = RunFolder(self.config.prune.source)
@@ -198,9 +198,8 @@ class Trainer:
                 f"{folder.path} (prune.source) is {theirs.name} of rank {theirs.rank}; "
                 f"this run is {ours.name} of rank {ours.rank}"
             )
-        source = restore_model(
-            checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
-        )
+        best = Checkpoint.load(folder.best, MODEL_TENSORS) if folder.best.exists() else checkpoint
+        source = restore_model(best, self.config, self.graph.num_entities, self.graph.num_relations)
         self.model.entities.copy_(source.entities)
         self.model.relations.copy_(source.relations)
         for key, tensor in self._optimizer_tensors().items():
@@ -568,13 +567,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def _lock(folder: RunFolder) -> Iterator[None]:
-    """One process a run folder; the system lets go of the lock however the process ends."""
-    with (folder.path / ".lock").open("w") as file:
+def lock(folder: Path) -> Iterator[None]:
+    """One process a folder; the system lets go of the lock however the process ends."""
+    with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{folder.path}: another process is training in this folder") from None
+            raise InputError(f"{folder}: another process is training in this folder") from None
         yield
 
 

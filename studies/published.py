@@ -40,6 +40,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     given = parser.parse_args()
     name, wanted = PUBLISHED[given.preset]
+    if given.minutes <= 0:
+        parser.error(f"--minutes must be above 0; got {given.minutes:g}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(MORE))  # until training has its own
     timer = threading.Timer(60 * given.minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()

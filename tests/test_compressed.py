@@ -64,6 +64,7 @@ def small(small_graph: Graph) -> CompressedModel:
         ("auto", "column", "int2", "column int2"),
         ("int8", "weight", "fp32", "int8 int8"),
         ("auto", "column", "int3", "column int3"),
+        ("int4", "weight", "int3", "int4 int4"),
         ("ternary", "weight", "ternary", "ternary ternary"),
     ],
 )

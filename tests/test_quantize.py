@@ -106,6 +106,24 @@ def test_a_row_loses_no_more_than_with_the_best_of_many_steps(values: str) -> No
         assert np.square(row - found).sum() < 1.12 * least
 
 
+@pytest.mark.parametrize("values", LEVELS)
+@pytest.mark.parametrize("power", [-100, 100])
+def test_the_step_does_not_depend_on_the_size_of_the_weights(values: str, power: int) -> None:
+    table = table_of(20, 300)
+    found = kernels.quantize_rows(table * 2.0**power, None, values)
+    assert torch.equal(found, kernels.quantize_rows(table, None, values) * 2.0**power)
+
+
+@pytest.mark.parametrize("values", LEVELS)
+def test_nan_is_not_hidden(values: str) -> None:
+    table = table_of(3, 40)
+    table[1, 7] = float("nan")
+    for dtype in (torch.float32, torch.float64):
+        found = kernels.quantize_rows(table.to(dtype), None, values)
+        assert found[1].isnan().any()
+        assert found[0].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from metasd import pareto, sweep
 from metasd.cli import app
 from metasd.errors import InputError
+from metasd.graph import load_graph
 from metasd.sweep import Form, Study, run_study
-from metasd.trainer import Interrupted
+from metasd.trainer import Interrupted, lock
 
 CONTENT = {
     "graph": "families:120",
@@ -105,12 +106,20 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"sedes": [1]}, 'unknown key sedes; did you mean "seeds"'),
-        ({"seeds": ["a"]}, "seeds must be a list of whole numbers"),
+        ({"seeds": ["a"]}, "seeds must be a list of different whole numbers"),
         ({"runs": {"x": {"model.rnak": 3}}}, "run x: unknown setting model.rnak"),
         ({"runs": [1]}, "runs must be names with settings"),
         ({"runs": {}}, "needs graph and runs"),
         ({"store": ["teacher fp32"]}, "must begin with one of source, pruned, one-shot"),
         ({"store": ["source fp12"]}, "must say how the model is stored"),
+        ({"store": ["source sparse int2"]}, "sparse tables have no values 'int2'"),
+        ({"store": "source fp16"}, "store must be a list of forms"),
+        ({"store": ["one-shot fp16"]}, "run prune prune.fraction=0.5: no form of store"),
+        ({"seeds": [0, 0]}, "seeds must be a list of different whole numbers"),
+        ({"runs": {"x": {"train.epochs": []}}}, "run x: train.epochs has no values"),
+        ({"runs": {"x": {"train.seed": 1}}}, "seeds in place of train.seed"),
+        ({"runs": {"x/1": {}, "x_1": {}}}, "two runs have the folder x_1__seed_0"),
+        ({"runs": {"x": {"source": ["y"]}}}, "no run"),
     ],
     ids=str,
 )
@@ -151,7 +160,7 @@ def test_the_command_line_sweeps_and_draws(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["sweep", path, "--out", out]).exit_code == 0
     result = CliRunner().invoke(app, ["report", out])
     assert result.exit_code == 0, result.output
-    assert "one-shot sparse fp16" in result.output
+    assert "one-shot sparse" in result.output
     assert "pareto.png" in (tmp_path / "out" / "study.md").read_text()
     assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
@@ -169,6 +178,53 @@ def test_a_student_takes_over_the_source_of_the_same_seed(tmp_path: Path) -> Non
         assert valid["student", seed, "pruned auto"] != valid["dense", seed, "source fp32"]
     shutil.rmtree(tmp_path / "out" / "student__seed_0")
     assert run_study(study, tmp_path / "out") == results
+
+
+def test_a_student_of_a_student(tmp_path: Path) -> None:
+    runs = {
+        "a": {"train.objective": "dense"},
+        "b": {"source": "a", "train.objective": "distill"},
+        "c": {"source": "b", "train.objective": "prune"},
+    }
+    study = Study.load(written(tmp_path, runs=runs, seeds=[0], store=["source fp32"]))
+    rows = run_study(study, tmp_path / "out")["rows"]
+    assert rows[0]["valid"] == rows[1]["valid"] == rows[2]["valid"]
+    shutil.rmtree(tmp_path / "out" / "b__seed_0")
+    (tmp_path / "out" / "results.json").unlink()
+    assert run_study(study, tmp_path / "out")["rows"] == rows
+
+
+def test_a_form_that_cannot_hold_a_model_is_told_and_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {"dense": {"train.objective": "dense"}}
+    store = ["one-shot column int3", "source fp32"]
+    study = Study.load(written(tmp_path, runs=runs, seeds=[0], store=store))
+    results = run_study(study, tmp_path / "out")
+    assert "dense, seed 0, one-shot column int3: int3 has no zero" in capsys.readouterr().err
+    assert "int3 has no zero" in results["rows"][0]["refused"]
+    assert [point.form for point in pareto.points(results)] == ["source fp32"]
+    assert run_study(study, tmp_path / "out") == results
+
+
+def test_one_sweep_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with lock(tmp_path / "out"), pytest.raises(InputError, match="another process"):
+        run_study(Study.load(written(tmp_path)), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"runs": []}, {"rows": [3]}, {"rows": [{}]}, {"runs": {"x": {}}}, {"runs": {"x": 1}}],
+    ids=str,
+)
+def test_damaged_results_are_told(tmp_path: Path, change: dict[str, object]) -> None:
+    digest = load_graph("families:120").digest
+    content = {"graph": "g", "graph_sha256": digest, "runs": {}, "rows": [], **change}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="damaged, or not of a study"):
+        run_study(Study.load(written(tmp_path)), tmp_path / "out")
 
 
 def test_a_student_of_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -89,9 +89,10 @@ def _quantize_rows_kernel(
         steps = _whole_steps(v, step, ZERO, LEVELS)
         product = tl.sum(v * steps, 0)
         square = tl.maximum(tl.sum(steps * steps, 0), 1.0)
-        better = product * product / square > gain
+        fit = product / tl.sqrt(square)
+        better = (fit <= gain) == 0  # NaN stays NaN
         scale = tl.where(better, product / square, scale)
         rounding = tl.where(better, step, rounding)
-        gain = tl.where(better, product * product / square, gain)
+        gain = tl.where(better, fit, gain)
     rounded = _whole_steps(v, rounding, ZERO, LEVELS) * scale
     tl.store(out + row * columns + column, rounded, inside)

@@ -171,10 +171,13 @@ def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
-        if columns < 0.9 and density > 0.5 * columns:
+        zeroless = own in ("int3", "int2")
+        if columns < (1 if zeroless else 0.9) and density > 0.5 * columns:
             codec = "column"
+        elif density < 0.4:
+            codec = "sparse"
         else:
-            codec = "sparse" if density < 0.4 else own
+            codec = "int4" if zeroless and density < 0.99 else own
     if values == "auto":
         if codec in CODES:
             values = codec
@@ -183,6 +186,7 @@ def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
         else:
             values = own if codec == "column" else "int8"
     fits = values == own or (codec == "sparse" and values == "int8")
+    fits |= codec == values == "int4" and own in ("int3", "int2")
     return _Codec(codec, values, trained if fits and trained != "fp32" else "")
 
 
