@@ -265,7 +265,7 @@ def _is_student(point: Point) -> bool:
 
 
 def _cells(point: Point, source: Point, found: list[Point]) -> list[str]:
-    own = next(p for p in found if (p.run, p.form) == (point.run, "source fp32"))
+    own = next((p for p in found if (p.run, p.form) == (point.run, "source fp32")), source)
     if not point.form.startswith("pruned"):
         own = source
     many = len(point.valid) > 1

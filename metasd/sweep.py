@@ -87,8 +87,13 @@ class Form:
         raise InputError(f"store: {text!r} must say how the model is stored: {known}")
 
     def fits(self, config: Config) -> bool:
-        """Whether a run has the model, and one that is mostly zeros where only those are stored."""
+        """Whether a run has the model, and one that is mostly zeros where only those are stored.
+
+        A source that was taken over is judged where it was trained.
+        """
         prune, pruned = config.prune, config.train.objective != "dense"
+        if self.model == "source" and prune.source:
+            return False
         if self.model == "pruned" and self.codec == "sparse":
             return pruned and prune.granularity != "column" and prune.fraction >= 0.5
         return self.model == "source" or pruned == (self.model == "pruned")

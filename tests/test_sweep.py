@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from metasd import pareto, sweep
 from metasd.cli import app
 from metasd.errors import InputError
 from metasd.graph import load_graph
+from metasd.run import Run
 from metasd.sweep import Form, Study, run_study
 from metasd.trainer import Interrupted, lock
 
@@ -172,10 +174,14 @@ def test_a_student_takes_over_the_source_of_the_same_seed(tmp_path: Path) -> Non
     }
     study = Study.load(written(tmp_path, runs=runs, store=["source fp32", "pruned auto"]))
     results = run_study(study, tmp_path / "out")
-    valid = {(row["run"], row["seed"], row["form"]): row["valid"] for row in results["rows"]}
+    forms = [(row["run"], row["form"]) for row in results["rows"] if row["seed"] == 0]
+    assert forms == [("dense", "source fp32"), ("student", "pruned auto")]
     for seed in (0, 1):
-        assert valid["student", seed, "source fp32"] == valid["dense", seed, "source fp32"]
-        assert valid["student", seed, "pruned auto"] != valid["dense", seed, "source fp32"]
+        dense, student = (
+            Run.load(tmp_path / "out" / f"{name}__seed_{seed}").model for name in runs
+        )
+        assert torch.equal(student.entities, dense.entities)
+        assert student.own
     shutil.rmtree(tmp_path / "out" / "student__seed_0")
     assert run_study(study, tmp_path / "out") == results
 
@@ -186,9 +192,12 @@ def test_a_student_of_a_student(tmp_path: Path) -> None:
         "b": {"source": "a", "train.objective": "distill"},
         "c": {"source": "b", "train.objective": "prune"},
     }
-    study = Study.load(written(tmp_path, runs=runs, seeds=[0], store=["source fp32"]))
+    store = ["source fp32", "pruned auto"]
+    study = Study.load(written(tmp_path, runs=runs, seeds=[0], store=store))
     rows = run_study(study, tmp_path / "out")["rows"]
-    assert rows[0]["valid"] == rows[1]["valid"] == rows[2]["valid"]
+    assert [row["run"] for row in rows] == ["a", "b", "c"]
+    first, last = (Run.load(tmp_path / "out" / f"{name}__seed_0").model for name in "ac")
+    assert torch.equal(first.entities, last.entities)
     shutil.rmtree(tmp_path / "out" / "b__seed_0")
     (tmp_path / "out" / "results.json").unlink()
     assert run_study(study, tmp_path / "out")["rows"] == rows
