@@ -20,7 +20,7 @@ from metasd.run import Run
 RESULTS = Path(__file__).parent / "results"
 MODELS = {
     "pruned": [("sparse", "fp32"), ("sparse", "fp16"), ("sparse", "int8")],
-    "source": [("int8", "int8"), ("int4", "int4"), ("ternary", "ternary")],
+    "source": [(values, values) for values in ("int8", "int4", "int3", "int2", "ternary")],
 }
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 
