@@ -15,11 +15,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metasd.pareto import Point, points
+if TYPE_CHECKING:
+    from metasd.pareto import Point
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
+# `-m` puts the checkout, which may not be compiled, before the metasd that is installed.
+sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[list[str]]
@@ -221,6 +224,8 @@ def training() -> str:
 
 def studies() -> str:
     """Of every committed study, the best by valid of each kind of model at equal bytes."""
+    from metasd.pareto import points
+
     rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rare", "to its source"]]
     notes = []
     if not (paths := sorted((ROOT / "studies").glob("*/results.json"))):
@@ -251,7 +256,7 @@ def studies() -> str:
 OVER = 0.05
 """A model of a kind may be so much larger than its share: a rank is a whole number."""
 
-KINDS: dict[str, Callable[[Point], bool]] = {
+KINDS: dict[str, "Callable[[Point], bool]"] = {
     "dense": lambda p: p.form in ("source fp32", "source fp16", "source int8", "source int4"),
     "dense, fewer bits": lambda p: p.form in ("source int3", "source int2"),
     "pruned in one shot": lambda p: p.form.startswith("one-shot"),
@@ -260,11 +265,11 @@ KINDS: dict[str, Callable[[Point], bool]] = {
 }
 
 
-def _is_student(point: Point) -> bool:
+def _is_student(point: "Point") -> bool:
     return point.run.split()[0] in ("student", "alone")
 
 
-def _cells(point: Point, source: Point, found: list[Point]) -> list[str]:
+def _cells(point: "Point", source: "Point", found: "list[Point]") -> list[str]:
     own = next((p for p in found if (p.run, p.form) == (point.run, "source fp32")), source)
     if not point.form.startswith("pruned"):
         own = source
