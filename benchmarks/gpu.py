@@ -308,6 +308,7 @@ def settings(precision: str) -> Any:
             lr=0.1,
             meta_lr=1e-4,
             inner_lr=0.1,
+            source_step=True,
             precision=precision,
             score_memory=256 << 20,
         ),
