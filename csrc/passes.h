@@ -120,7 +120,7 @@ struct DuraArgs {
 
 // What rows are rounded to: whole steps -levels .. levels, or the odd ones of them without `zero`. The `count`
 // sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
-// magnitude as its last level.
+// magnitude as its last level (not where there is one level: it would be all that is kept).
 struct Grid {
   const char* values;
   bool zero;
@@ -133,7 +133,7 @@ constexpr Grid kGrids[] = {
     {"int4", true, 7, 4, {0.40f, 0.46f, 0.54f, 0.64f}},
     {"int3", false, 7, 4, {0.31f, 0.35f, 0.40f, 0.46f}},
     {"int2", false, 3, 3, {0.56f, 0.625f, 0.70f}},
-    {"ternary", true, 1, 3, {1.25f, 1.4f, 1.6f}},
+    {"ternary", true, 1, 1, {1.4f}},
 };
 
 struct QuantizeArgs {

@@ -144,7 +144,7 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
   const float mean = horizontal_sum(sum) / std::fmax(horizontal_sum(count), 1.0f);
   float rounding = 0, scale = 0;  // the step that weights are rounded with, and the one fitted to it
   float gain = -1.0f;
-  for (int i = -1; i < grid.count; ++i) {
+  for (int i = grid.levels > 1 ? -1 : 0; i < grid.count; ++i) {
     const float size = i < 0 ? horizontal_max(largest) / last : mean * grid.steps[i];
     const float step = std::fmax(size, kTiny);
     f32 products{}, squares{};

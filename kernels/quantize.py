@@ -18,8 +18,9 @@ def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
     is then fitted by least squares to what the weights were rounded to, and the one that loses
     least is taken. int8, int4 and ternary have 127, 7 and 1 steps `s` either way; int3 and int2
     have the odd steps up to 7 and 3, and no zero: of normal weights int2 loses a third less than
-    ternary values, which take as many bits. Exact zeros stay zero, and so do masked weights; a row
-    with NaN becomes NaN.
+    ternary values, which take as many bits and are 0 up to 0.7 of the mean magnitude (Li et al.,
+    Ternary Weight Networks, 2016): least squares alone would keep little but outliers. Exact zeros
+    stay zero, and so do masked weights; a row with NaN becomes NaN.
 
     Args:
         table: fp32 or fp64 (rows, columns).
@@ -54,7 +55,8 @@ def _reference(table: Tensor, values: str) -> Tensor:
     magnitude, tiny = table.abs(), torch.finfo(table.dtype).tiny
     mean = magnitude.sum(1, keepdim=True) / (table != 0).sum(1, keepdim=True).clamp_(min=1)
     best, gain = torch.zeros_like(table), torch.full_like(mean, -1)
-    for size in (magnitude.amax(1, keepdim=True) / levels, *(mean * size for size in tried)):
+    largest = [magnitude.amax(1, keepdim=True) / levels] * (levels > 1)
+    for size in (*largest, *(mean * size for size in tried)):
         step = size.clamp(min=tiny)
         if zero:
             steps = torch.round(table / step).clamp_(-levels, levels)

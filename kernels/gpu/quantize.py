@@ -83,7 +83,7 @@ def _quantize_rows_kernel(
     gain = mean * 0 - 1.0
     scale = gain
     rounding = gain
-    for i in tl.static_range(TRIED + 1):
+    for i in tl.static_range(0 if LEVELS > 1 else 1, TRIED + 1):
         size = largest if i == 0 else mean * STEPS[i - 1]
         step = tl.maximum(size, tiny)
         steps = _whole_steps(v, step, ZERO, LEVELS)
