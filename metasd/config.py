@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import InputError, nearest
+from .errors import InputError, about, nearest
 from .files import read_yaml, write_text
 from .models import Scoring
 
@@ -164,10 +164,8 @@ class Config(_Section):
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected keys and values; got {type(values).__name__}")
         flat = dict(_flatten(_nested({str(key): value for key, value in values.items()})))
-        try:
+        with about(path):
             Config(**flat)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
         return flat
 
     def save(self, path: str | Path) -> None:

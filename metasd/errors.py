@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 _SHORTLIST = 200
 
@@ -38,6 +39,15 @@ def nearest(name: str, names: Iterable[str], limit: int = 1) -> str:
     if not found:
         return ""
     return "; did you mean " + " or ".join(f'"{folded[match]}"' for match in found) + "?"
+
+
+@contextlib.contextmanager
+def about(what: object) -> Iterator[None]:
+    """Puts what an InputError is about before its message: a file, a run, a form."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
 
 
 def _shortlist(wanted: str, names: list[str]) -> list[str]:

@@ -1,11 +1,11 @@
 """Files: written whole or not at all (beside, flushed to the disk, then renamed); YAML read."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, about, nearest
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -34,6 +34,19 @@ def write_text(path: Path, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def read_description(
+    path: str | Path, what: str, needed: str, keys: Sequence[str]
+) -> dict[str, Any]:
+    """The keys and values of a YAML file; of `keys`, graph and `needed` must be there."""
+    content = read_yaml(path)
+    with about(path):
+        if not isinstance(content, dict) or not content.get("graph") or not content.get(needed):
+            raise InputError(f"{what} needs graph and {needed}")
+        if unknown := [str(key) for key in content if key not in keys]:
+            raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], keys)}")
+    return content
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .errors import InputError, nearest
-from .files import read_yaml
+from .errors import InputError, about
+from .files import read_description
 from .graph import load_graph
 from .sweep import finished
 
@@ -42,18 +42,12 @@ class Search:
     @staticmethod
     def load(path: str | Path) -> "Search":
         """Reads a search; InputError says what in it is wrong."""
-        content = read_yaml(path)
-        try:
+        content = read_description(path, "a search", "search", _KEYS)
+        with about(path):
             return Search._of(content)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
     @staticmethod
-    def _of(content: Any) -> "Search":
-        if not isinstance(content, dict) or not content.get("graph") or not content.get("search"):
-            raise InputError("a search needs graph and search")
-        if unknown := [str(key) for key in content if key not in _KEYS]:
-            raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], _KEYS)}")
+    def _of(content: dict[str, Any]) -> "Search":
         settings, space = content.get("settings") or {}, content["search"]
         if not isinstance(settings, dict) or not isinstance(space, dict):
             raise InputError("settings and search must be keys and values")
@@ -98,6 +92,8 @@ def run_search(
     except ImportError:
         raise InputError('a search needs Optuna: pip install "metasd[search]"') from None
     graph = load_graph(search.graph, data_dir)
+    if not len(graph.valid):
+        raise InputError(f"{graph.name} has no valid triples to compare trials by")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

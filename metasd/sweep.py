@@ -37,9 +37,9 @@ from .compressed import CompressedModel, compress
 from .compressed.table import shapes
 from .config import Config
 from .environment import measured_on
-from .errors import InputError, nearest
+from .errors import InputError, about, nearest
 from .evaluation import evaluate
-from .files import read_yaml, write_text
+from .files import read_description, write_text
 from .graph import Graph, load_graph
 from .model import draw_masks
 from .run import Run, RunFolder
@@ -78,10 +78,8 @@ class Form:
             return Form(model, *FORMS[stored[0]])
         if len(stored) == 2 and stored[0] in ("sparse", "column"):
             columns = "delta8" if stored[0] == "sparse" else "all"
-            try:
+            with about(f"store: {text!r}"):
                 shapes(dict(zip(_TABLE, (*stored, columns, 1, 1), strict=True)))
-            except InputError as error:
-                raise InputError(f"store: {text!r}: {error}") from None
             return Form(model, *stored)
         known = f"{', '.join(FORMS)}, or sparse or column with values"
         raise InputError(f"store: {text!r} must say how the model is stored: {known}")
@@ -100,39 +98,39 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A run of a study: its settings, its seeds, and the run whose source it takes over."""
+
+    config: Config
+    seeds: tuple[int, ...]
+    source: str | None
+
+    def seeded(self, seed: int) -> Config:
+        return self.config.override({"train.seed": seed})
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study's file says, checked, with its grids written out."""
 
     graph: str
-    runs: dict[str, Config]
+    runs: dict[str, Planned]
     store: dict[str, Form]
-    seeds_of: dict[str, tuple[int, ...]]
-    """Of every run."""
-    sources: dict[str, str]
-    """The run whose source another takes over."""
 
     @staticmethod
     def load(path: str | Path) -> "Study":
         """Reads a study; InputError says what in it is wrong."""
-        content = read_yaml(path)
-        try:
+        content = read_description(path, "a study", "runs", _KEYS)
+        with about(path):
             return Study._of(content)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
 
     @staticmethod
-    def _of(content: Any) -> "Study":
-        if not isinstance(content, dict) or not content.get("graph") or not content.get("runs"):
-            raise InputError("a study needs graph and runs")
-        if unknown := [str(key) for key in content if key not in _KEYS]:
-            raise InputError(f"unknown key {unknown[0]}{nearest(unknown[0], _KEYS)}")
+    def _of(content: dict[str, Any]) -> "Study":
         if not isinstance(content["runs"], dict):
             raise InputError("runs must be names with settings")
         seeds = _seeds(content.get("seeds", [0]))
         common = _settings(content.get("settings"), "settings")
-        runs: dict[str, Config] = {}
-        seeds_of: dict[str, tuple[int, ...]] = {}
-        sources: dict[str, str] = {}
+        runs: dict[str, Planned] = {}
         for name, given in content["runs"].items():
             own = _settings(given, f"run {name}")
             chosen = _seeds(own.pop("seeds")) if "seeds" in own else seeds
@@ -140,33 +138,34 @@ class Study:
             if not str(name) or "train.seed" in own:
                 raise InputError(f"run {name!r} needs a name, and seeds in place of train.seed")
             for label, settings in _grid(str(name), own):
-                seeds_of[label] = chosen
-                if source is not None:
-                    known = isinstance(source, str) and source in runs
-                    if not known or not set(chosen) <= set(seeds_of[source]):
-                        raise InputError(f"run {label}: no run {source!r} of its seeds before it")
-                    sources[label] = source
-                    settings |= {"prune.weights": "own", "prune.source": source}
-                try:
-                    runs[label] = Config().override({**common, **settings})
-                except InputError as error:
-                    raise InputError(f"run {label}: {error}") from None
-                if source is not None and runs[label].model != runs[source].model:
-                    raise InputError(f"run {label}: its source {source!r} is another model")
+                with about(f"run {label}"):
+                    runs[label] = _planned({**common, **settings}, chosen, source, runs)
         given = content.get("store", ["source fp32"])
         if not isinstance(given, list) or not given:
             raise InputError(f"store must be a list of forms; got {given!r}")
         store = {str(text): Form.of(text) for text in given}
-        for label, config in runs.items():
-            if not any(form.fits(config) for form in store.values()):
+        for label, run in runs.items():
+            if not any(form.fits(run.config) for form in store.values()):
                 raise InputError(f"run {label}: no form of store is of a model that it has")
-        folders = [_folder(f"{label}, seed {seed}") for label in runs for seed in seeds_of[label]]
+        folders = [_folder(f"{label}, seed {seed}") for label in runs for seed in runs[label].seeds]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise InputError(f"two runs have the folder {twice[0]}: rename one")
-        return Study(str(content["graph"]), runs, store, seeds_of, sources)
+        return Study(str(content["graph"]), runs, store)
 
-    def config(self, name: str, seed: int) -> Config:
-        return self.runs[name].override({"train.seed": seed})
+
+def _planned(
+    settings: dict[str, Any], seeds: tuple[int, ...], source: Any, before: Mapping[str, Planned]
+) -> Planned:
+    """A run with its settings checked, and its source among the runs before it."""
+    if source is None:
+        return Planned(Config().override(settings), seeds, None)
+    known = isinstance(source, str) and source in before
+    if not known or not set(seeds) <= set(before[source].seeds):
+        raise InputError(f"no run {source!r} of its seeds before it")
+    config = Config().override({**settings, "prune.weights": "own", "prune.source": source})
+    if config.model != before[source].config.model:
+        raise InputError(f"its source {source!r} is another model")
+    return Planned(config, seeds, source)
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
@@ -226,14 +225,16 @@ def run_study(
 
 def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> dict[str, Any]:
     results = _results(out, graph)
-    todo = [(name, seed) for name in study.runs for seed in study.seeds_of[name]]
+    todo = [(name, seed) for name, run in study.runs.items() for seed in run.seeds]
     start, trained = time.monotonic(), 0
     for number, (name, seed) in enumerate(todo, 1):
-        config = study.config(name, seed)
+        config = study.runs[name].seeded(seed)
         key = f"{name}, seed {seed}"
         fresh = key not in results["runs"]
-        if not fresh and _config_of(results["runs"][key], out) != config:
-            raise InputError(f"{out}: {key} was trained with other settings: rename the run")
+        if not fresh:
+            with about(out / "results.json"):
+                if Config(**results["runs"][key]["config"]) != config:
+                    raise InputError(f"{key} was trained with other settings: rename the run")
         splits = ["valid", *(["test"] if name in test else [])]
         forms = [text for text, form in study.store.items() if form.fits(config)]
         rows = [_row(results, name, seed, text) for text in forms]
@@ -280,17 +281,10 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
     return found
 
 
-def _config_of(record: dict[str, Any], out: Path) -> Config:
-    try:
-        return Config(**record["config"])
-    except InputError as error:
-        raise InputError(f"{out / 'results.json'}: {error}") from None
-
-
 def _trained(study: Study, name: str, seed: int, graph: Graph, out: Path) -> Run:
     """The finished run, after the one whose source it takes over."""
-    config, path = study.config(name, seed), out / _folder(f"{name}, seed {seed}")
-    if source := study.sources.get(name):
+    config, path = study.runs[name].seeded(seed), out / _folder(f"{name}, seed {seed}")
+    if source := study.runs[name].source:
         before = _trained(study, source, seed, graph, out)
         config = config.override({"prune.source": str(before.path)})
     return finished(graph, config, path)
