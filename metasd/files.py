@@ -1,7 +1,9 @@
-"""Files: written whole or not at all (beside, flushed to the disk, then renamed); YAML read."""
+"""Files: written whole or not at all (beside, flushed to the disk, then renamed), read, locked."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,14 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """One process a folder; the system lets go of the lock however the process ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder}: another process is training in this folder") from None
+        yield

@@ -248,11 +248,14 @@ class Step:
     # Step 3 of a pruned model with weights of its own
 
     def own_step(self, batch: Batch) -> Tensor:
-        """The student's step 1, kept: its source teaches it and is not moved by it."""
+        """The student's step 1, kept: its source, where it teaches at all, is not moved by it."""
         assert self.own_optimizer
-        source = self._encode(self._source(), batch, tails=False)
         pruned = self._encode(self._pruned(), batch)
-        loss, grad_query, gradients = self._distilled(source, pruned)
+        if self.config.train.objective == "prune":
+            loss, grad_query, gradients = self._cross_entropy(pruned)
+        else:
+            source = self._encode(self._source(), batch, tails=False)
+            loss, grad_query, gradients = self._distilled(source, pruned)
         loss = loss + self._supervised(pruned, grad_query, gradients)
         self._apply(self.own_optimizer, gradients)
         return loss

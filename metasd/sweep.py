@@ -39,11 +39,11 @@ from .config import Config
 from .environment import measured_on
 from .errors import InputError, about, nearest
 from .evaluation import evaluate
-from .files import read_description, write_text
+from .files import lock, read_description, write_text
 from .graph import Graph, load_graph
 from .model import draw_masks
 from .run import Run, RunFolder
-from .trainer import lock, resume, train
+from .trainer import resume, train
 
 MODELS = ("source", "pruned", "one-shot")
 FORMS = {

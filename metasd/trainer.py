@@ -1,19 +1,15 @@
 """The trainer: epochs of steps, masks, validation, checkpoints, and how a run is resumed."""
 
-import contextlib
-import fcntl
 import json
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +23,13 @@ from .environment import versions
 from .errors import InputError
 from .evaluation import evaluate
 from .events import Events
-from .files import write_text
+from .files import lock, write_text
 from .graph import Graph, as_graph
 from .model import Model, check_fraction, draw_masks
 from .models import Scoring
 from .progress import Progress
 from .run import Run, RunFolder
+from .signals import Signals
 from .step import Batch, Step
 
 
@@ -214,7 +211,7 @@ class Trainer:
         position = self.position
         self.folder.truncate_history(position.epoch)
         self._events = Events(self.folder.events, position.epoch)
-        with Progress(self.config.train.epochs, position.epoch) as progress, _Signals() as signals:
+        with Progress(self.config.train.epochs, position.epoch) as progress, Signals() as signals:
             self._progress, self._signals = progress, signals
             while not position.stopped:
                 self._epoch()
@@ -564,45 +561,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One process a folder; the system lets go of the lock however the process ends."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another process is training in this folder") from None
-        yield
-
-
-class _Signals:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
-
-    received = False
-
-    def __enter__(self) -> Self:
-        self._old: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._old[number] = signal.signal(number, self._handle)
-            except ValueError:  # only the main thread may; elsewhere nothing changes
-                return self
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received = True
-        with contextlib.suppress(OSError):  # print may not be called from here
-            os.write(2, b"\nmetasd: stopping after this step; once more to stop at once\n")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

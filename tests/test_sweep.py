@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from metasd import pareto, sweep
 from metasd.cli import app
 from metasd.errors import InputError
+from metasd.files import lock
 from metasd.graph import load_graph
 from metasd.run import Run
 from metasd.sweep import Form, Study, run_study
-from metasd.trainer import Interrupted, lock
+from metasd.trainer import Interrupted
 
 CONTENT = {
     "graph": "families:120",

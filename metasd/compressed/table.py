@@ -382,9 +382,12 @@ def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Tabl
         columns = np.flatnonzero(weights.any(axis=0))
         arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
         weights = np.ascontiguousarray(weights[:, arrays["columns"]])
-    zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
-    if values in ("int3", "int2") and zeros > _ZEROS:
-        raise InputError(f"{values} has no zero, which {zeros:.0%} of the weights are; take int4")
+    if values in ("int3", "int2"):
+        zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
+        if zeros > _ZEROS:
+            raise InputError(
+                f"{values} has no zero, which {zeros:.0%} of the weights are; take int4"
+            )
     parts = [_round(part, table.values, grid) for part in _split(weights)]
     if table.values in CODES:
         arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
