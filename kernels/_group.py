@@ -62,12 +62,11 @@ def _reduced(x: Tensor, group: str, how: dist.ReduceOp.RedOpType) -> Tensor:
 
 def gathered(x: Tensor, group: str) -> Tensor:
     """x of every process in the order of their ranks, (size, ...): all have one shape."""
+    out = x.new_empty((processes(group)[1], *x.shape))
     if not group:
-        return x[None]
-    found = _groups[group]
-    out = x.new_empty((found.size(), *x.shape))
+        return out.copy_(x)
     with reaching_others():
-        dist.all_gather_into_tensor(out, x.contiguous(), found)
+        dist.all_gather(list(out.unbind()), x.contiguous(), _groups[group])
     return out
 
 
