@@ -9,6 +9,8 @@
 //   sweep 1   z.T = E q.T                         -> running max and sums of every query
 //   sweep 2   z.T again, G.T from it, dq.T += E.T G.T, dE = G.T q
 //
+// Between the two, processes that hold other entities may add their statistics (FusedArgs::phase).
+//
 // All tiles have entities as rows and queries as columns: a vector register holds 16 queries, so that
 // the row passes need no sum across lanes, tables are read as they lie, and only G, q and a
 // transposed copy of the block have to be arranged in the pairs that the instruction wants.
@@ -362,28 +364,21 @@ class Engine {
   int64_t scratch() const { return plan_.used; }
 
   void run() {
-    const int threads = args_.threads;
     const int64_t query_pairs = plan_.queries / kPair;
-    parallel_rows(query_pairs, threads, [&](int64_t pair) { arrange_queries(pair * kPair); });
-    parallel_ranges(plan_.blocks, threads, [&](int64_t first, int64_t last, int t) {
-      const FlushDenormals flush;
-      const Tiles tiles;
-      start_statistics(threads_[t]);
-      for (int64_t b = first; b < last; ++b) {
-        arrange_block(threads_[t], b * plan_.block, false);
-        sweep<StatisticsPass>(threads_[t], b * plan_.block, 0, plan_.queries);
-      }
-    });
-    parallel_rows(query_pairs * 2, threads, [&](int64_t tile) { combine(tile * kTile); });
-    parallel_ranges(plan_.blocks, threads, [&](int64_t first, int64_t last, int t) {
-      const FlushDenormals flush;
-      const Tiles tiles;
-      for (int i = 0; i < Loss::kOperands; ++i)
-        if (learns(i))
-          std::memset(threads_[t].grad_left[i], 0, plan_.queries * plan_.width * sizeof(float));
-      for (int64_t b = first; b < last; ++b) gradients(threads_[t], b * plan_.block);
-    });
-    parallel_rows(query_pairs * 2, threads, [&](int64_t tile) { finish_queries(tile * kTile); });
+    parallel_rows(query_pairs, args_.threads, [&](int64_t pair) { arrange_queries(pair * kPair); });
+    if (args_.phase & kStatistics) {
+      each_block([&](Thread& mine) { start_statistics(mine); },
+                 [&](Thread& mine, int64_t start) {
+                   arrange_block(mine, start, false);
+                   sweep<StatisticsPass>(mine, start, 0, plan_.queries);
+                 });
+      parallel_rows(query_pairs * 2, args_.threads, [&](int64_t tile) { combine(tile * kTile); });
+    }
+    if (!(args_.phase & kGradient)) return;
+    parallel_rows(query_pairs * 2, args_.threads, [&](int64_t tile) { prepare(tile * kTile); });
+    each_block([&](Thread& mine) { start_gradients(mine); },
+               [&](Thread& mine, int64_t start) { gradients(mine, start); });
+    parallel_rows(query_pairs * 2, args_.threads, [&](int64_t tile) { finish_queries(tile * kTile); });
   }
 
  private:
@@ -395,6 +390,17 @@ class Engine {
     float *grad_right[3];            // tiles (block / 16, width / 16) of 16 x 16
     float *grad_left[3];             // tiles (width / 16, queries / 16): transposed, all queries
   };
+
+  // Threads share the blocks of entities; each starts once.
+  template <class Start, class Body>
+  void each_block(Start start, Body body) {
+    parallel_ranges(plan_.blocks, args_.threads, [&](int64_t first, int64_t last, int t) {
+      const FlushDenormals flush;
+      const Tiles tiles;
+      start(threads_[t]);
+      for (int64_t b = first; b < last; ++b) body(threads_[t], b * plan_.block);
+    });
+  }
 
   static constexpr bool learns(int i) { return i < Loss::kScores && Loss::kLearns[i]; }
 
@@ -592,8 +598,9 @@ class Engine {
     for (int64_t i = 0; i < maxima * plan_.queries; ++i) mine.stats[i] = kNothing;
   }
 
+  // Sums the threads' statistics of 16 queries.
   void combine(int64_t q) {
-    f32 total[Loss::kStats], other[Loss::kStats], factor[Loss::kFactors];
+    f32 total[Loss::kStats], other[Loss::kStats];
     for (int t = 0; t < args_.threads; ++t) {
       f32* stat = t ? other : total;
       for (int i = 0; i < Loss::kStats; ++i)
@@ -602,11 +609,26 @@ class Engine {
       Loss::combine(loss_, total, other);
       for (int i = Loss::kFirstTarget; i < Loss::kStats; ++i) total[i] += other[i];  // one has it
     }
-    Loss::prepare(loss_, total, load(weights_ + q, All{}), args_.scale, factor);
-    for (int i = 0; i < Loss::kFactors; ++i) store(factors_ + i * plan_.queries + q, factor[i], All{});
     for (int64_t lane = 0; lane < kLanes && q + lane < args_.queries; ++lane)
       for (int i = 0; i < Loss::kStats; ++i)
         args_.stats[(q + lane) * Loss::kStats + i] = total[i][lane];
+  }
+
+  // What the gradient needs of the statistics of 16 queries; any finite numbers past the last query.
+  void prepare(int64_t q) {
+    f32 stat[Loss::kStats], factor[Loss::kFactors];
+    for (int i = 0; i < Loss::kStats; ++i) {
+      stat[i] = splat(1.0f);
+      for (int64_t lane = 0; lane < kLanes && q + lane < args_.queries; ++lane)
+        stat[i][lane] = args_.stats[(q + lane) * Loss::kStats + i];
+    }
+    Loss::prepare(loss_, stat, load(weights_ + q, All{}), args_.scale, factor);
+    for (int i = 0; i < Loss::kFactors; ++i) store(factors_ + i * plan_.queries + q, factor[i], All{});
+  }
+
+  void start_gradients(Thread& mine) {
+    for (int i = 0; i < Loss::kOperands; ++i)
+      if (learns(i)) std::memset(mine.grad_left[i], 0, plan_.queries * plan_.width * sizeof(float));
   }
 
   void gradients(Thread& mine, int64_t start) {

@@ -29,7 +29,7 @@ struct FusedArgs {
   const float* weight;  // per query, or null
   float scale;          // of every gradient
   float* stats;         // (queries, k...Stats) as in passes.h: what the losses are made of
-  int threads;
+  int phase, threads;   // kGradient alone takes the statistics that it is given
 };
 
 // The parameters of DistillationArgs and MetaArgs.

@@ -52,7 +52,7 @@ using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
 FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
                      int64_t queries, int64_t entities, int64_t width, Address targets,
-                     Address weight, float scale, Address stats, int threads) {
+                     Address weight, float scale, Address stats, int phase, int threads) {
   FusedArgs args{};
   for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
     const auto& [rows, grad] = lefts[i];
@@ -64,7 +64,7 @@ FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<Righ
   }
   args.queries = queries, args.entities = entities, args.width = width;
   args.targets = at<int64_t>(targets), args.weight = at<float>(weight), args.scale = scale;
-  args.stats = at<float>(stats), args.threads = threads;
+  args.stats = at<float>(stats), args.phase = phase, args.threads = threads;
   return args;
 }
 
@@ -161,24 +161,25 @@ PYBIND11_MODULE(_C, m) {
   m.def("fused_cross_entropy",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
            int64_t entities, int64_t width, Address targets, Address weight, float scale,
-           Address stats, int threads) {
+           Address stats, int phase, int threads) {
           fused_cross_entropy(fused_args(lefts, rights, queries, entities, width, targets, weight,
-                                         scale, stats, threads));
+                                         scale, stats, phase, threads));
         }, unlocked);
   m.def("fused_distillation",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
            int64_t entities, int64_t width, Address targets, Address weight, float scale,
-           Address stats, int threads, float temperature, float difference_weight,
+           Address stats, int phase, int threads, float temperature, float difference_weight,
            float logarithm_weight) {
           fused_distillation(fused_args(lefts, rights, queries, entities, width, targets, weight,
-                                        scale, stats, threads),
+                                        scale, stats, phase, threads),
                              {temperature, difference_weight, logarithm_weight});
         }, unlocked);
   m.def("fused_meta",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
-           int64_t entities, int64_t width, float scale, Address stats, int threads,
+           int64_t entities, int64_t width, float scale, Address stats, int phase, int threads,
            float temperature, float forward_weight, float backward_weight) {
-          fused_meta(fused_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, threads),
+          fused_meta(fused_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, phase,
+                                threads),
                      {temperature, forward_weight, backward_weight});
         }, unlocked);
   m.def("rank", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride, int64_t offset,

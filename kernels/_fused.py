@@ -1,5 +1,7 @@
 """Arguments of the losses that run whole on a processor's tile registers (csrc/fused.cpp)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,13 @@ def right(
 ) -> tuple[int, int, int, int, bool]:
     """A table scored as `mask * table`; `gradient = gradient_mask * ...`, or `+=` with `add`."""
     return table.data_ptr(), address(mask), address(gradient), address(gradient_mask), add
+
+
+def run_phases(run: Callable[[int], None], between: Callable[[], None] | None) -> None:
+    """Runs a loss on tile registers, `between` after the statistics of all rows."""
+    if between is None:
+        run(_C.BOTH)
+        return
+    run(_C.STATISTICS)
+    between()
+    run(_C.GRADIENT)

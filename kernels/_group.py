@@ -5,12 +5,14 @@ as the others of the group, and leaves with what a single process would have fou
 query cross the network. The empty name is this process alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ._checks import check_range
 
 _groups: dict[str, dist.ProcessGroup] = {}
 
@@ -77,3 +79,56 @@ def anywhere(flag: bool, group: str, device: torch.device) -> bool:
         if not group
         else bool(largest(torch.tensor([flag], dtype=torch.int32, device=device), group))
     )
+
+
+Sums = Sequence[tuple[int, float] | None]
+"""Of every sum among a row's statistics: the maximum z and the inverse temperature of the
+exponentials exp((z_i - z) / tau) that it adds up; None where it adds other numbers."""
+
+
+def combined(statistics: Tensor, sums: Sums, group: str) -> None:
+    """Makes statistics (k, B) of a block of entities, maxima before `sums`, those of all blocks."""
+    maxima = len(statistics) - len(sums)
+    top = largest(statistics[:maxima].clone(memory_format=torch.contiguous_format), group)
+    total = summed(rescaled(statistics, top, sums), group)
+    statistics[:maxima], statistics[maxima:] = top, total
+
+
+def rescaled(statistics: Tensor, top: Tensor, sums: Sums) -> Tensor:
+    """The sums of statistics (k, ...) as if `top` had been their maxima."""
+    factor = {by: ((statistics[by[0]] - top[by[0]]) * by[1]).exp() for by in sums if by}
+    rest = statistics[len(statistics) - len(sums) :]
+    return torch.stack(
+        [x if by is None else x * factor[by] for x, by in zip(rest, sums, strict=True)]
+    )
+
+
+def merged(partial: Tensor, sums: Sums, group: str) -> Tensor:
+    """Statistics (k, tiles, B) as if every process of the group were a tile: (k, processes, B)."""
+    top = partial[: len(partial) - len(sums)].amax(1)
+    mine = torch.cat([top, rescaled(partial, top[:, None], sums).sum(1)])
+    return gathered(mine, group).transpose(0, 1).contiguous()
+
+
+def target_weights(targets: Tensor, weight: Tensor | None, rows: int, group: str) -> Tensor | None:
+    """`weight[targets]` (B,), where every target lies in the block of one process of the group.
+
+    Raises:
+        ValueError: in every process, if a target lies in no block.
+    """
+    if not group:
+        check_range("targets", targets, rows)
+        return None if weight is None else weight[targets]
+    here = (targets >= 0) & (targets < rows)
+    shares = [here.float()]
+    if weight is not None:
+        shares.append(torch.where(here, weight[targets.clamp(0, rows - 1)], 0.0))
+    owners, *weights = summed(torch.stack(shares), group)
+    if bool((owners != 1).any()):
+        raise ValueError("every target must lie in the block of one process of the group")
+    return weights[0] if weights else None
+
+
+def refuse_group(group: str, dtype: torch.dtype) -> None:
+    if group:
+        raise TypeError(f"within a group of processes tables must be float32; got {dtype}")

@@ -145,8 +145,16 @@ RowPass = Callable[[list[Tensor], slice, slice, int], None]
 """Called with the score blocks, their rows and columns, and the phase of `_C`."""
 
 
-def stream(scores: list[Scores], row_pass: RowPass, score_memory: int) -> None:
-    """Runs `row_pass` over all blocks of the score matrices and collects their gradients."""
+def stream(
+    scores: list[Scores],
+    row_pass: RowPass,
+    score_memory: int,
+    between: Callable[[], None] | None = None,
+) -> None:
+    """Runs `row_pass` over all blocks of the score matrices and collects their gradients.
+
+    `between` is called when the statistics of all rows are there, before the first gradient.
+    """
     rows, columns = scores[0].left.shape[0], scores[0].right.shape[0]
     dtype = scores[0].left.dtype
     height, width = block_shape(rows, columns, len(scores), dtype.itemsize, score_memory)
@@ -160,24 +168,29 @@ def stream(scores: list[Scores], row_pass: RowPass, score_memory: int) -> None:
             torch.mm(s.left[at], s.right[entities].T, out=z)
         return outs
 
-    if rows == 0:
-        for s in scores:
-            if s.grad_right is not None:
-                s.grad_right.zero_()
-    for at in blocks(rows, height):
-        if width >= columns:
-            entities = slice(0, columns)
-            z = products(at, entities)
-            row_pass(z, at, entities, _C.BOTH if gradients else _C.STATISTICS)
-            _collect(scores, z, at, entities)
-            continue
+    for s in scores if rows == 0 or columns == 0 else []:
+        if s.grad_left is not None and s.grad_right is not None:
+            s.grad_left.zero_()
+            s.grad_right.zero_()
+
+    def visit(at: slice, phase: int) -> None:
         for entities in blocks(columns, width):
-            row_pass(products(at, entities), at, entities, _C.STATISTICS)
-        if gradients:
-            for entities in blocks(columns, width):
-                z = products(at, entities)
-                row_pass(z, at, entities, _C.GRADIENT)
+            z = products(at, entities)
+            row_pass(z, at, entities, phase)
+            if phase & _C.GRADIENT:
                 _collect(scores, z, at, entities)
+
+    phases = [_C.STATISTICS, _C.GRADIENT] if gradients else [_C.STATISTICS]
+    if between is not None:
+        for at in blocks(rows, height):
+            visit(at, _C.STATISTICS)
+        between()
+        phases = phases[1:]
+    elif gradients and width >= columns:
+        phases = [_C.BOTH]
+    for at in blocks(rows, height):
+        for phase in phases:
+            visit(at, phase)
 
 
 def _collect(scores: list[Scores], gradients: list[Tensor], at: slice, entities: slice) -> None:

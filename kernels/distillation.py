@@ -4,6 +4,8 @@ With a, b the softmaxes of two models at temperature tau, `K(a, b) = wf KL(a || 
 mean over rows (MetaSD, Findings of EMNLP 2022).
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ from ._checks import (
     check_table,
     check_weight,
 )
-from ._fused import address, is_fused, left, right
+from ._fused import address, is_fused, left, right, run_phases
+from ._group import Sums, combined, refuse_group, target_weights
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
 from .entity_cross_entropy import check_pruned, cross_entropy_of, mean_cross_entropy
 from .topk_mask import apply_mask
@@ -38,6 +41,7 @@ def inner_distillation(
     pruned: Tensor | None = None,
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pruned student's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
 
@@ -47,7 +51,7 @@ def inner_distillation(
         mask: packed int32 words of `entities`, or None for all ones.
         targets: int64 (B,).
         weight: per entity (N,), of the cross entropy: row i counts `weight[targets[i]]`.
-        pruned, precision, score_memory: as in `entity_cross_entropy`.
+        pruned, precision, score_memory, group: as in `entity_cross_entropy`.
 
     Returns:
         (loss, gradient of q_pruned (B, d), gradient of the pruned entities (N, d), zero where the
@@ -70,6 +74,7 @@ def inner_distillation(
         False,
         precision,
         score_memory,
+        group,
     )
     return loss, grad_pruned, grad_entities
 
@@ -88,6 +93,7 @@ def mutual_distillation(
     pruned: Tensor | None = None,
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both losses `CE(z_a) + K(a, stop(b))` and their gradients (MetaSD, step 3).
 
@@ -115,6 +121,7 @@ def mutual_distillation(
         True,
         precision,
         score_memory,
+        group,
     )
     return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities
 
@@ -151,8 +158,10 @@ def _reference(
     mutual: bool,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the student's, and dq_s is empty."""
+    refuse_group(group, entities.dtype)
     check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     z_s, z_p = q_source @ entities.T, q_pruned @ table.T
@@ -181,6 +190,14 @@ def _reference(
     return loss_s, loss_p, g_s @ entities, student[0], g_s.T @ q_source + student[1]
 
 
+def sums(temperature: float) -> Sums:
+    """Of a row's statistics after the maxima of source and student: sums of exp(z - maximum) of
+    both; of e = exp((z - maximum) / tau); of e_s (z_s - z_p) / tau and of e_p (z_p - z_s) / tau.
+    """
+    soft = 1 / temperature
+    return [(0, 1.0), (1, 1.0), (0, soft), (1, soft), (0, soft), (1, soft)]
+
+
 _distillation = torch.library.custom_op("metasd::distillation", mutates_args=())(_reference)
 
 
@@ -199,6 +216,7 @@ def _cpu(
     mutual: bool,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     if entities.dtype != torch.float32:
         return _reference(
@@ -215,15 +233,15 @@ def _cpu(
             mutual,
             precision,
             score_memory,
+            group,
         )
-    check_range("targets", targets, entities.shape[0])
+    row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     table_mask = mask if pruned is None else None
     grad_source = torch.empty_like(q_source) if mutual else entities.new_empty(0)
     grad_pruned, grad_entities = torch.empty_like(q_pruned), torch.empty_like(entities)
     batch = q_source.shape[0]
-    row_weight = None if weight is None else weight[targets]
     statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(batch, 1)
     by_log, by_difference = forward_weight, backward_weight
     if not mutual:
@@ -250,7 +268,11 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(q_source, entities, precision):
+    between = None
+    if group:
+        between = partial(combined, statistics.T, [*sums(temperature), None, None], group)
+
+    def fused(phase: int) -> None:
         _C.fused_distillation(
             [left(q_source, grad_source if mutual else None), left(q_pruned, grad_pruned)],
             [
@@ -264,11 +286,15 @@ def _cpu(
             address(row_weight),
             1 / batch,
             statistics.data_ptr(),
+            phase,
             torch.get_num_threads(),
             temperature,
             by_difference,
             by_log,
         )
+
+    if is_fused(q_source, entities, precision):
+        run_phases(fused, between)
     else:
         source = Scores(
             operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
@@ -284,7 +310,7 @@ def _cpu(
             grad_kept,
             mask,
         )
-        stream([source, student], row_pass, score_memory)
+        stream([source, student], row_pass, score_memory, between)
         if mutual:
             grad_entities += grad_kept
     max_s, max_p, sum_s, sum_p, sum_st, sum_pt, moment_s, moment_p, y_s, y_p = statistics.unbind(1)
@@ -319,6 +345,7 @@ def _fake(
     mutual: bool,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
         q_source.new_empty(()),

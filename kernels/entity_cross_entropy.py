@@ -1,5 +1,6 @@
 """Cross entropy of 1-N scores over all entities: loss and gradients in one streamed pass."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from ._checks import (
     check_table,
     check_weight,
 )
-from ._fused import address, is_fused, left, right
+from ._fused import address, is_fused, left, right, run_phases
+from ._group import Sums, combined, refuse_group, target_weights
 from ._stream import (
     DEFAULT_SCORE_MEMORY,
     Scores,
@@ -36,6 +38,7 @@ def entity_cross_entropy(
     pruned: Tensor | None = None,
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
 ) -> Tensor:
     """Mean cross entropy of `queries @ (mask * entities).T` against `targets`, differentiable once.
 
@@ -49,6 +52,11 @@ def entity_cross_entropy(
             (quantised values); its gradient goes to `entities` (straight through).
         precision: of the products, for fp32 tables: `auto | fp32 | tf32 | bf16`.
         score_memory: bytes that score blocks may take.
+        group: the process group (see `register_group`) whose processes hold one block of rows of
+            `entities` each, in fp32, and the same queries. `targets` are then this block's row
+            numbers, outside 0 .. N - 1 where another process has the target. Every process gets the
+            loss over all blocks, its own block's gradient, and its own block's share of the
+            gradient of the queries, which is their sum.
 
     Returns:
         The loss, a scalar (0 for an empty batch). A second derivative raises RuntimeError.
@@ -65,6 +73,7 @@ def entity_cross_entropy(
         pruned=pruned,
         precision=precision,
         score_memory=score_memory,
+        group=group,
     )[0]
 
 
@@ -78,6 +87,7 @@ def entity_cross_entropy_gradients(
     pruned: Tensor | None = None,
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `entity_cross_entropy`: (loss, gradient of queries, gradient of entities)."""
     check_table("entities", entities)
@@ -88,7 +98,7 @@ def entity_cross_entropy_gradients(
     check_pruned(pruned, entities)
     check_streaming(precision, score_memory)
     loss, grad_queries, grad_entities = _entity_cross_entropy(
-        queries, entities, targets, mask, pruned, weight, precision, score_memory
+        queries, entities, targets, mask, pruned, weight, precision, score_memory, group
     )
     return loss, grad_queries, grad_entities
 
@@ -107,7 +117,9 @@ def _reference(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
+    refuse_group(group, entities.dtype)
     check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     log_p = (queries @ table.T).log_softmax(dim=1)
@@ -127,6 +139,9 @@ def cross_entropy_of(
     return -(w * log_p[rows, targets]).sum() * scale, g * (w * scale)[:, None]
 
 
+SUMS: Sums = [(0, 1.0), None]
+"""Of a row's statistics: maximum; sum of exp(z - maximum); the target's score."""
+
 _entity_cross_entropy = torch.library.custom_op("metasd::entity_cross_entropy", mutates_args=())(
     _reference
 )
@@ -142,16 +157,18 @@ def _cpu(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     if queries.dtype != torch.float32:
-        return _reference(queries, entities, targets, mask, pruned, weight, precision, score_memory)
-    check_range("targets", targets, entities.shape[0])
+        return _reference(
+            queries, entities, targets, mask, pruned, weight, precision, score_memory, group
+        )
+    row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     grad_queries, grad_entities = torch.empty_like(queries), torch.empty_like(entities)
     table_mask = mask if pruned is None else None
     batch = queries.shape[0]
-    row_weight = None if weight is None else weight[targets]
     statistics = torch.tensor([-torch.inf, 0.0, 0.0]).repeat(batch, 1)
 
     def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
@@ -170,7 +187,11 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(queries, entities, precision):
+    between = None
+    if group:
+        between = partial(combined, statistics.T, SUMS, group)
+
+    def fused(phase: int) -> None:
         _C.fused_cross_entropy(
             [left(queries, grad_queries)],
             [right(table, table_mask, grad_entities, mask)],
@@ -181,8 +202,12 @@ def _cpu(
             address(row_weight),
             1 / batch,
             statistics.data_ptr(),
+            phase,
             torch.get_num_threads(),
         )
+
+    if is_fused(queries, entities, precision):
+        run_phases(fused, between)
     else:
         scores = Scores(
             operand("queries", queries, None, dtype),
@@ -191,7 +216,7 @@ def _cpu(
             grad_entities,
             mask,
         )
-        stream([scores], row_pass, score_memory)
+        stream([scores], row_pass, score_memory, between)
     maximum, total, target = statistics.unbind(1)
     loss = mean_cross_entropy(maximum, total, target, row_weight)
     return loss, grad_queries, grad_entities
@@ -217,6 +242,7 @@ def _fake(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
 
@@ -235,9 +261,9 @@ def _backward(
             "that carry no graph"
         )
     if grad is None:
-        return (None,) * 8
+        return (None,) * 9
     grad_queries, grad_entities = ctx.saved_tensors
-    return grad * grad_queries, grad * grad_entities, *(None,) * 6
+    return grad * grad_queries, grad * grad_entities, *(None,) * 7
 
 
 _entity_cross_entropy.register_autograd(_backward, setup_context=_setup)

@@ -1,12 +1,15 @@
 """How the source should have taught: the quiz loss's gradient through the student's inner step."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from metasd import _C
 
 from ._checks import check_distillation, check_mask, check_streaming, check_table
-from ._fused import is_fused, left, right
+from ._fused import is_fused, left, right, run_phases
+from ._group import Sums, combined, refuse_group
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, joined, operand, product_dtype, stream
 from .entity_cross_entropy import check_pruned
 from .topk_mask import apply_mask
@@ -27,6 +30,7 @@ def meta_gradient(
     pruned: Tensor | None = None,
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
 ) -> tuple[Tensor, Tensor]:
     """The quiz loss's gradient in the source's queries and entities (MetaSD, step 2).
 
@@ -43,7 +47,7 @@ def meta_gradient(
         dq_pruned: derivative of q_pruned along v (B, d).
         entities: the source's table (N, d); the student scores `mask * entities`, or `pruned`.
         dentities: v's entity part (N, d), masked inside.
-        mask, pruned, precision, score_memory: as in `inner_distillation`.
+        mask, pruned, precision, score_memory, group: as in `inner_distillation`.
 
     Returns:
         (gradient of q_source (B, d), gradient of the source's entities (N, d)) of the row mean.
@@ -71,6 +75,7 @@ def meta_gradient(
         inner_lr,
         precision,
         score_memory,
+        group,
     )
     return grad_source, grad_entities
 
@@ -89,7 +94,9 @@ def _reference(
     inner_lr: float,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor]:
+    refuse_group(group, entities.dtype)
     table = apply_mask(entities, mask) if pruned is None else pruned
     zdot = dq_pruned @ table.T + q_pruned @ apply_mask(dentities, mask).T
     p_s = (q_source @ entities.T / temperature).softmax(1)
@@ -98,6 +105,13 @@ def _reference(
     g = g + backward_weight * p_p * (zdot - (p_p * zdot).sum(1, keepdim=True))
     g = g * (inner_lr / temperature**2 / max(len(q_source), 1))
     return g @ entities, g.T @ q_source
+
+
+def sums(temperature: float) -> Sums:
+    """Of a row's statistics after the maxima of source and student: sums of
+    e = exp((z - maximum) / tau) of both; of e_s zdot and of e_p zdot.
+    """
+    return [(0, 1 / temperature), (1, 1 / temperature)] * 2
 
 
 _meta_gradient = torch.library.custom_op("metasd::meta_gradient", mutates_args=())(_reference)
@@ -118,6 +132,7 @@ def _cpu(
     inner_lr: float,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor]:
     if entities.dtype != torch.float32:
         return _reference(
@@ -134,6 +149,7 @@ def _cpu(
             inner_lr,
             precision,
             score_memory,
+            group,
         )
     dtype = product_dtype(precision)
     student = (entities, mask) if pruned is None else (pruned, None)
@@ -159,7 +175,11 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(q_source, entities, precision):
+    between = None
+    if group:
+        between = partial(combined, statistics.T, sums(temperature), group)
+
+    def fused(phase: int) -> None:
         _C.fused_meta(
             [left(q_source, grad_source), left(q_pruned), left(dq_pruned)],
             [right(entities, None, grad_entities), right(*student), right(dentities, mask)],
@@ -168,11 +188,15 @@ def _cpu(
             entities.shape[1],
             inner_lr / temperature**2 / batch,
             statistics.data_ptr(),
+            phase,
             torch.get_num_threads(),
             temperature,
             forward_weight,
             backward_weight,
         )
+
+    if is_fused(q_source, entities, precision):
+        run_phases(fused, between)
     else:
         source = Scores(
             operand("queries", q_source, None, dtype),
@@ -184,7 +208,8 @@ def _cpu(
         queries = joined("student_queries", [(dq_pruned, None), (q_pruned, None)], dtype)
         tables = joined("student_entities", [student, (dentities, mask)], dtype)
         pruned_scores = Scores(queries[:, width:], tables[:, :width])
-        stream([source, pruned_scores, Scores(queries, tables)], row_pass, score_memory)
+        all_scores = [source, pruned_scores, Scores(queries, tables)]
+        stream(all_scores, row_pass, score_memory, between)
     return grad_source, grad_entities
 
 
@@ -203,5 +228,6 @@ def _fake(
     inner_lr: float,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q_source), torch.empty_like(entities)

@@ -84,6 +84,7 @@ def fused_cross_entropy(
     weight: int,
     scale: float,
     stats: int,
+    phase: int,
     threads: int,
 ) -> None: ...
 def fused_distillation(
@@ -96,6 +97,7 @@ def fused_distillation(
     weight: int,
     scale: float,
     stats: int,
+    phase: int,
     threads: int,
     temperature: float,
     difference_weight: float,
@@ -109,6 +111,7 @@ def fused_meta(
     width: int,
     scale: float,
     stats: int,
+    phase: int,
     threads: int,
     temperature: float,
     forward_weight: float,

@@ -6,9 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..entity_cross_entropy import SUMS
 from . import operands
-from ._launch import check_index_range, product_precision
-from .loss import Loss, Side, stream, student_table
+from ._launch import product_precision
+from .loss import Loss, Side, row_weights, stream, student_table
 from .scores import Scores
 from .tiles import exp, partial_place, score_tiles, store_scores, tile_kernel, tile_place
 
@@ -22,9 +23,10 @@ def entity_cross_entropy(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`metasd::entity_cross_entropy` for fp32 tables."""
-    check_index_range("targets", targets, entities.shape[0])
+    row_weight = row_weights(targets, weight, entities.shape[0], group)
     precision = product_precision(precision)
     table = student_table(entities, mask, pruned, precision)
     scores = Scores(precision, table, operands.queries(queries, precision))
@@ -35,9 +37,11 @@ def entity_cross_entropy(
         scores,
         [side],
         targets,
-        None if weight is None else weight[targets],
+        row_weight,
         (1 / max(rows, 1),),
         score_memory,
+        SUMS[:1],
+        group,
     )
     return stats[2].sum() / max(rows, 1), side.grad_queries, side.grad_table
 

@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..distillation import sums
 from . import operands
-from ._launch import check_index_range, product_precision
-from .loss import Loss, Side, stream, two_models
+from ._launch import product_precision
+from .loss import Loss, Side, row_weights, stream, two_models
 from .tiles import (
     exp,
     partial_place,
@@ -35,9 +36,10 @@ def distillation(
     mutual: bool,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`metasd::distillation` for fp32 tables."""
-    check_index_range("targets", targets, entities.shape[0])
+    row_weight = row_weights(targets, weight, entities.shape[0], group)
     precision = product_precision(precision)
     scores = two_models(q_source, q_pruned, entities, mask, pruned, precision)
     table = scores.table
@@ -56,9 +58,11 @@ def distillation(
         scores,
         [student] if source is None else [student, source],
         targets,
-        None if weight is None else weight[targets],
+        row_weight,
         (1 / temperature, by_log, by_difference, 1 / max(rows, 1)),
         score_memory,
+        sums(temperature),
+        group,
         TAU=int(temperature) if temperature in (1, 2, 3, 4) else 0,
         MUTUAL=mutual,
     )

@@ -26,9 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._group import Sums, merged, summed, target_weights
 from .._stream import block_shape, blocks
 from . import operands
-from ._launch import cdiv, launch
+from ._launch import cdiv, check_index_range, launch
 from .scores import Scores
 
 
@@ -72,6 +73,14 @@ def two_models(
     )
 
 
+def row_weights(targets: Tensor, weight: Tensor | None, rows: int, group: str) -> Tensor | None:
+    """`target_weights`, waiting for the device once for a tensor of targets, not at each call."""
+    if group:
+        return target_weights(targets, weight, rows, group)
+    check_index_range("targets", targets, rows)
+    return None if weight is None else weight[targets]
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss's three kernels, how many partials a tile leaves of a row, and how many statistics."""
@@ -91,11 +100,14 @@ def stream(
     weight: Tensor | None,
     parameters: tuple[float, ...],
     score_memory: int,
+    sums: Sums,
+    group: str,
     **constants: Any,
 ) -> Tensor:
     """Fills the sides' gradients block by block; returns the rows' statistics (kept, B).
 
-    targets: int64 (B,); weight: fp32 (B,); parameters: what the loss's kernels say they are.
+    targets: int64 (B,); weight: fp32 (B,); parameters: what the loss's kernels say they are;
+    sums: what a tile's partials are; group: the processes that hold the other entities.
     """
     rows, entities, device = scores.rows, scores.entities, scores.device
     if rows == 0 or entities == 0:
@@ -110,16 +122,21 @@ def stream(
         part = scores.part(at, slice(None))
         partial = torch.empty((loss.partials, strips, part.rows), device=device)
         part.launch(loss.statistics, parameters, partial, **constants)
+        scored = None
+        if targets is not None:
+            scored = _target_scores(part, targets[at], group)
+        if group:
+            partial = merged(partial, sums, group)
         launch(
             loss.combine,
             (cdiv(part.rows, 8),),
             partial,
-            None if targets is None else part.of_targets(targets[at]),
+            scored,
             None if weight is None else weight[at],
             parameters,
             stats[:, at],
             stats.stride(0),
-            strips,
+            partial.shape[1],
             part.rows,
             BLOCKS=256,
             BLOCK_B=8,
@@ -159,3 +176,12 @@ def stream(
                         side.grad_table[columns], z.T, queries, mask, add=at.start > 0
                     )
     return stats
+
+
+def _target_scores(scores: Scores, targets: Tensor, group: str) -> Tensor:
+    """(models, B): each from the process that has the target."""
+    if not group:
+        return scores.of_targets(targets)
+    here = (targets >= 0) & (targets < scores.entities)
+    found = scores.of_targets(targets.clamp(0, scores.entities - 1))
+    return summed(torch.where(here, found, 0.0), group)

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..meta_gradient import sums
 from . import operands
 from ._launch import product_precision
 from .loss import Loss, Side, stream, two_models
@@ -34,6 +35,7 @@ def meta_gradient(
     inner_lr: float,
     precision: str,
     score_memory: int,
+    group: str = "",
 ) -> tuple[Tensor, Tensor]:
     """`metasd::meta_gradient` for fp32 tables."""
     precision = product_precision(precision)
@@ -45,7 +47,17 @@ def meta_gradient(
     side = Side(q_source, scores.q_source, scores.source, None)
     scale = inner_lr / temperature**2 / max(scores.rows, 1)
     parameters = (1 / temperature, scale * forward_weight, scale * backward_weight)
-    stream(_META, scores, [side], None, None, parameters, score_memory)
+    stream(
+        _META,
+        scores,
+        [side],
+        None,
+        None,
+        parameters,
+        score_memory,
+        sums(temperature),
+        group,
+    )
     return side.grad_queries, side.grad_table
 
 
