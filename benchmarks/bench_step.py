@@ -16,10 +16,11 @@ from measure import (
     random_triples,
 )
 from metasd import kernels
+from metasd.batches import columns_of
 from metasd.config import Config
 from metasd.model import Model
 from metasd.models import Scoring
-from metasd.step import Batch, Step
+from metasd.step import Step
 
 
 def metasd_step(options: Options) -> Call:
@@ -38,7 +39,7 @@ def metasd_step(options: Options) -> Call:
 
     def call() -> dict[str, float]:
         batch, quiz = (random_triples(options, n) for n in (options.batch, options.quiz))
-        losses = step(Batch.of(batch), Batch.of(quiz))
+        losses = step(step.batch(*columns_of(batch)), step.batch(*columns_of(quiz)))
         return {name: float(loss) for name, loss in losses.items()}
 
     return call

@@ -28,9 +28,10 @@ from torch.nn import functional
 
 from dense import DenseMetaSD, Settings
 from metasd import _C, kernels
+from metasd.batches import columns_of
 from metasd.model import Model
 from metasd.models import Scoring
-from metasd.step import Batch, Step
+from metasd.step import Step
 
 BOUNDS = {"fp32": 2e-5, "tf32": 5e-3, "bf16": 2e-2}
 """Largest relative error (by norm) of a result in each precision of the products."""
@@ -338,7 +339,7 @@ def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
     scoring = Scoring.named("complex")(work.rank)
     model = Model(scoring, entities, relations, (masks[0], masks[1]))
     step = Step(model, settings(precision))
-    ours = meter(lambda: step(Batch.of(batch), Batch.of(quiz)))
+    ours = meter(lambda: step(step.batch(*columns_of(batch)), step.batch(*columns_of(quiz))))
     step.optimizer.state.clear()
     step.meta_optimizer.state.clear()
     try:

@@ -13,6 +13,7 @@ if __name__ == "kernels":
 
 from . import gpu
 from ._fused import uses_tiles
+from ._group import GroupError, reaching_others, register_group
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .complex_rows import complex_product
 from .distillation import inner_distillation, mutual_distillation
@@ -29,6 +30,7 @@ gpu.register()
 
 __all__ = [
     "DEFAULT_SCORE_MEMORY",
+    "GroupError",
     "apply_mask",
     "block_shape",
     "complex_product",
@@ -43,6 +45,8 @@ __all__ = [
     "product_dtype",
     "quantize_rows",
     "rank_targets",
+    "reaching_others",
+    "register_group",
     "scatter_rows",
     "score_entities",
     "score_triples",

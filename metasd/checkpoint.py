@@ -1,26 +1,67 @@
 """A training state as one safetensors file: written whole or not at all, never unpickled.
 
-Its metadata hold `metasd` (JSON: state, and a CRC-32 of every tensor) and the `crc32` of that text.
+Its metadata hold `metasd` (JSON: state, and the CRC-32 of every tensor, piece by piece) and the
+`crc32` of that text. Of several processes each writes and reads its own rows of the same file,
+which therefore continues a run on any number of them.
 """
 
 import json
+import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import Config
 from .errors import InputError
-from .files import write_atomically
+from .files import beside, write_atomically
 from .model import Model
 from .models import Scoring
+from .sharding import ALONE, Shards
 
-FORMAT = 1
+FORMAT = 2
+_PIECE = 1 << 16  # rows under one checksum
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int32: "I32", torch.int64: "I64"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who has the rows of the tables by entity: `roles` times `entities`, in blocks of `shards`."""
+
+    shards: Shards = ALONE
+    entities: int = 0
+    roles: int = 1
+
+    def is_cut(self, name: str) -> bool:
+        by_entity = name in ("entities", "entity_mask", "own_entities")
+        return self.shards.shards > 1 and (by_entity or name.endswith(".entities.sum"))
+
+    def rows(self, name: str, count: int, shard: int) -> list[range]:
+        """The rows of a tensor (count, ...) that a shard has, in its order."""
+        if not self.is_cut(name):
+            return [range(count)]
+        block = self.shards.block(self.entities, shard)
+        starts = [role * self.entities for role in range(self.roles)]
+        return [range(start + block.start, start + block.stop) for start in starts]
+
+    def whole_shape(self, name: str, x: Tensor) -> tuple[int, ...]:
+        return (self.roles * self.entities, *x.shape[1:]) if self.is_cut(name) else tuple(x.shape)
+
+
+class _Piece(NamedTuple):
+    """Rows start ... stop - 1 of a tensor, which `shard` writes from its own row `here` on."""
+
+    name: str
+    start: int
+    stop: int
+    shard: int
+    here: int
 
 
 @dataclass
@@ -30,21 +71,62 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Raises InputError when the disk is full; the old checkpoint then stays as it was."""
-        sums = {name: _crc32(tensor) for name, tensor in self.tensors.items()}
-        text = json.dumps({"format": FORMAT, "crc32": sums, **self.state})
+    def save(self, path: Path, layout: Layout | None = None) -> None:
+        """Writes the file, each process its rows; returns when all of it is there.
+
+        Raises:
+            InputError: in every process, when the disk is full; the old checkpoint then stays.
+        """
+        layout = layout or Layout()
+        shards = layout.shards
+        shapes = {name: layout.whole_shape(name, x) for name, x in self.tensors.items()}
+        pieces = [piece for name in shapes for piece in _pieces(name, shapes[name], layout)]
+        sums = torch.zeros(len(pieces), dtype=torch.int64)
+        for i, piece in enumerate(pieces):
+            if piece.shard == shards.shard:
+                sums[i] = _crc32(self._rows(piece), shapes[piece.name], piece.start)
+        listed: dict[str, list[list[int]]] = {name: [] for name in shapes}
+        for piece, crc in zip(pieces, shards.over_shards(sums).tolist(), strict=True):
+            listed[piece.name].append([piece.start, piece.stop, crc])
+        text = json.dumps({"format": FORMAT, "crc32": listed, **self.state})
         metadata = {"metasd": text, "crc32": str(zlib.crc32(text.encode()))}
+        header, places, size = _header(self.tensors, shapes, metadata)
+
+        def write(temporary: Path) -> None:
+            with _all_or_none(shards):
+                if shards.first:
+                    with temporary.open("wb") as file:
+                        file.write(header)
+                        file.truncate(size)
+            with _all_or_none(shards), temporary.open("rb+") as file:
+                for piece in pieces:
+                    if piece.shard == shards.shard and shards.replica == 0:
+                        data = self._rows(piece).numpy()
+                        row = data.nbytes // (piece.stop - piece.start)
+                        file.seek(places[piece.name] + piece.start * row)
+                        file.write(data.data)
+
         try:
-            write_atomically(path, lambda temporary: save_file(self.tensors, temporary, metadata))
-        except (OSError, SafetensorError) as error:
+            if shards.first:
+                write_atomically(path, write)
+            else:
+                write(beside(path))
+        except OSError as error:
             kept = (
                 "the checkpoint before it is kept" if path.exists() else "there is none before it"
             )
             raise InputError(f"{path}: could not be written ({error}); {kept}") from None
+        shards.wait()
+
+    def _rows(self, piece: _Piece) -> Tensor:
+        tensor = self.tensors[piece.name]
+        rows = tensor if tensor.dim() else tensor[None]
+        return rows[piece.here : piece.here + piece.stop - piece.start].cpu().contiguous()
 
     @staticmethod
-    def load(path: Path, only: tuple[str, ...] | None = None) -> "Checkpoint":
+    def load(
+        path: Path, only: tuple[str, ...] | None = None, layout: Layout | None = None
+    ) -> "Checkpoint":
         """Reads a checkpoint, or those of its tensors that `only` names (where it has them)."""
         if not path.is_file():
             raise InputError(f"{path}: there is no checkpoint")
@@ -54,24 +136,89 @@ class Checkpoint:
                 if str(zlib.crc32(metadata["metasd"].encode())) != metadata["crc32"]:
                     raise ValueError("the checksum of its state is wrong")
                 state = json.loads(metadata["metasd"])
+                if state.get("format") != FORMAT:
+                    raise InputError(
+                        f"{path}: format {state.get('format')}; this version reads {FORMAT}"
+                    )
                 sums = state.pop("crc32")
                 names = [name for name in sums if only is None or name in only]
-                # Copies: training must not run on a mapped file, nor at its alignment.
-                tensors = {name: file.get_tensor(name).clone() for name in names}
-            for name, tensor in tensors.items():
-                if _crc32(tensor) != sums[name]:
-                    raise ValueError(f"the checksum of {name} is wrong")
+                tensors = {
+                    name: _read(file, name, sums[name], layout or Layout()) for name in names
+                }
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise InputError(f"{path}: damaged or not a checkpoint of metasd ({error})") from None
-        if state.get("format") != FORMAT:
-            raise InputError(f"{path}: format {state.get('format')}; this version reads {FORMAT}")
         return Checkpoint(tensors, state)
 
 
-def _crc32(tensor: Tensor) -> int:
-    """Of type, shape and bytes: a header that was changed is noticed, too."""
-    data = tensor.cpu().numpy()
-    return zlib.crc32(data.data, zlib.crc32(f"{data.dtype} {data.shape}".encode()))
+def _pieces(name: str, shape: tuple[int, ...], layout: Layout) -> Iterator[_Piece]:
+    for shard in range(layout.shards.shards if layout.is_cut(name) else 1):
+        here = 0
+        for rows in layout.rows(name, shape[0] if shape else 1, shard):
+            for start in range(rows.start, rows.stop, _PIECE):
+                stop = min(start + _PIECE, rows.stop)
+                yield _Piece(name, start, stop, shard, here)
+                here += stop - start
+
+
+def _header(
+    tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]
+) -> tuple[bytes, dict[str, int], int]:
+    """The beginning of a safetensors file, where in it each tensor lies, and the file's size."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    places, at = {}, 0
+    for name in sorted(tensors, key=lambda name: -tensors[name].itemsize):
+        places[name], size = at, math.prod(shapes[name]) * tensors[name].itemsize
+        entries[name] = {
+            "dtype": _DTYPES[tensors[name].dtype],
+            "shape": shapes[name],
+            "data_offsets": [at, at + size],
+        }
+        at += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: begin + place for name, place in places.items()}, begin + at
+
+
+@contextmanager
+def _all_or_none(shards: Shards) -> Iterator[None]:
+    """What every process does on the disk: if one fails, all do."""
+    found: OSError | None = None
+    try:
+        yield
+    except OSError as error:
+        found = error
+    if shards.most(found is not None):
+        raise found or OSError("another process could not write its part")
+
+
+def _read(file: Any, name: str, sums: list[list[int]], layout: Layout) -> Tensor:
+    """This process's rows of a tensor, copied: training must not run on a mapped file."""
+    part = file.get_slice(name)
+    shape = tuple(part.get_shape())
+    wanted = layout.rows(name, shape[0] if shape else 1, layout.shards.shard)
+    if shape and wanted[-1].stop > shape[0]:
+        raise ValueError(f"{name} has {shape[0]} rows; {wanted[-1].stop} are wanted")
+    dtype = next(dtype for dtype, known in _DTYPES.items() if known == part.get_dtype())
+    out, place = torch.empty((sum(map(len, wanted)), *shape[1:]), dtype=dtype), 0
+    for rows in wanted:
+        for start, stop, crc in sorted(sums):
+            first, last = max(start, rows.start), min(stop, rows.stop)
+            if first >= last:
+                continue
+            found = part[start:stop] if shape else file.get_tensor(name)[None]
+            if _crc32(found, shape, start) != crc:
+                raise ValueError(f"the checksum of {name} is wrong")
+            out[place : place + last - first] = found[first - start : last - start]
+            place += last - first
+    return out if shape else out[0]
+
+
+def _crc32(rows: Tensor, shape: tuple[int, ...], start: int) -> int:
+    """Of type, shape, place and bytes: a header that was changed is noticed, too."""
+    data = rows.contiguous().numpy()
+    return zlib.crc32(data.data, zlib.crc32(f"{data.dtype} {shape} {start}".encode()))
 
 
 _MASKS = ("entity_mask", "relation_mask")
@@ -86,11 +233,14 @@ def model_tensors(model: Model) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relations: int) -> Model:
+def restore_model(
+    checkpoint: Checkpoint, config: Config, entities: int, relations: int, shards: Shards = ALONE
+) -> Model:
     """The model of a checkpoint, its shapes checked against vocabulary and configuration."""
     scoring = Scoring.named(config.model.name)(config.model.rank)
+    block = shards.block(entities)
     shapes = {
-        "entities": (scoring.entity_roles * entities, scoring.entity_width),
+        "entities": (scoring.entity_roles * (block.stop - block.start), scoring.entity_width),
         "relations": (2 * relations, scoring.relation_width),
     }
     if _OWN[0] in checkpoint.tensors:
@@ -115,4 +265,6 @@ def restore_model(checkpoint: Checkpoint, config: Config, entities: int, relatio
         pair(_MASKS),
         config.prune.values,
         pair(_OWN),
+        shards,
+        entities,
     )

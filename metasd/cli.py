@@ -16,6 +16,7 @@ from rich.table import Table
 from .errors import InputError
 
 if TYPE_CHECKING:
+    from . import sharding
     from .compressed import CompressedModel
     from .graph import Graph
     from .run import Run
@@ -37,6 +38,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="Where it scores: cpu, or a GPU such as cuda.")]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # labels might steer a terminal
 _SHARES = "0.9,0.05,0.05"
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        help="Blocks of entities, each of a process that torchrun has started.",
+        show_default="as many as there are processes for each replica",
+    ),
+]
+Replicas = Annotated[int, typer.Option(help="Copies of the blocks, which share each batch.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder, or one of `metasd compress`.")
@@ -73,7 +82,9 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"metasd: {' '.join(message.split())}", file=sys.stderr)
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    who = f"metasd, rank {os.environ.get('RANK')}" if several else "metasd"
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -109,6 +120,8 @@ def train(
             show_default=_SHARES,
         ),
     ] = None,
+    shards: Shards = None,
+    replicas: Replicas = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -135,9 +148,10 @@ def train(
         _print_record(plan(data, settings), as_json)
         return
     path = run if run is not None else trainer.free_run_dir(data)
+    place = _place(shards, replicas)
     if not as_json:
         _describe(data, path)
-    _train(lambda: trainer.train(data, settings, path), path, as_json)
+    _train(lambda: trainer.train(data, settings, path, shards=place), path, as_json)
 
 
 @app.command()
@@ -149,12 +163,15 @@ def resume(
     ] = None,
     graph: GraphName = None,
     data_dir: DataDir = None,
+    shards: Shards = None,
+    replicas: Replicas = 1,
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, to the same weights as if it had never stopped."""
     from . import trainer
 
-    _train(lambda: trainer.resume(run, set_ or [], graph, data_dir), run, as_json)
+    place = _place(shards, replicas)
+    _train(lambda: trainer.resume(run, set_ or [], graph, data_dir, shards=place), run, as_json)
 
 
 @app.command()
@@ -495,16 +512,33 @@ def env(as_json: Json = False) -> None:
     _print_record(environment(), as_json)
 
 
+def _place(shards: int | None, replicas: int) -> "sharding.Shards":
+    """This process's among those of torchrun; only the first prints."""
+    from . import sharding
+
+    place = sharding.start(replicas, shards)
+    if not place.first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return place
+
+
 def _train(start: Any, path: Path, as_json: bool) -> None:
+    from . import sharding
+    from .kernels import GroupError
     from .trainer import Interrupted
 
     try:
         finished: Run = start()
+        sharding.stop()
     except Interrupted as stopped:
+        sharding.stop()
         _stop(f"{stopped}; continue with `metasd resume {path}`", 130)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GroupError) as error:
         begun = (path / "config.yaml").exists()
-        _stop("interrupted" + f"; continue with `metasd resume {path}`" * begun, 130)
+        hint = f"; continue with `metasd resume {path}`" * begun
+        if isinstance(error, GroupError):
+            _stop(f"{error}{hint}", 1)
+        _stop(f"interrupted{hint}", 130)
     if as_json:
         print(json.dumps(finished.metrics, indent=1))
         return

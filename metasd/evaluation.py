@@ -124,12 +124,18 @@ def _rank(
         found = model.rank_targets(given, relation_ids, targets, known.rows, progress)
         return found[0].reshape(2, -1), found[1].reshape(2, -1)
     entities, relations = model.tables(pruned)
-    candidates, device = model.candidates(entities), model.device
-    greater, equal = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
+    candidates, device, shards = model.candidates(entities), model.device, model.shards
+    counts = torch.zeros(2, len(queries), dtype=torch.int64)
     for start in range(0, len(queries), _CHUNK):
         part = queries[start : start + _CHUNK]
+        if progress is not None:
+            progress(len(part))
+        if start // _CHUNK % shards.replicas != shards.replica:
+            continue
         heads, relation_ids, targets = (torch.from_numpy(c.copy()).to(device) for c in part.T)
-        query = model.scoring.query(entities[heads], relations[relation_ids])
+        rows = shards.route(heads, model.num_entities).gather(entities, None)
+        mine = model.scoring.query(rows, relations[shards.mine(relation_ids)])
+        query = shards.shared(mine, len(part))
         indptr, indices = known.rows(part[:, 0], part[:, 1])
         above, ties = kernels.rank_targets(
             query,
@@ -138,9 +144,8 @@ def _rank(
             (torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)),
             precision=precision,
             score_memory=score_memory,
+            **({"group": shards.group} if shards.group else {}),
         )
-        greater[start : start + _CHUNK] = above.cpu().numpy()
-        equal[start : start + _CHUNK] = ties.cpu().numpy()
-        if progress is not None:
-            progress(len(part))
+        counts[0, start : start + _CHUNK], counts[1, start : start + _CHUNK] = above, ties
+    greater, equal = shards.over_replicas(counts).numpy()
     return greater.reshape(2, -1), equal.reshape(2, -1)

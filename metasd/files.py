@@ -15,7 +15,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Whatever happens, `path` holds either its old content or the whole new one.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = beside(path)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -28,6 +28,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def beside(path: Path) -> Path:
+    """Where a file is written before it is renamed to `path`."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_text(path: Path, text: str) -> None:

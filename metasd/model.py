@@ -10,6 +10,7 @@ from metasd import kernels
 
 from .errors import InputError
 from .models import Scoring
+from .sharding import ALONE, Shards
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Model:
     half. `masks` are packed words (see `kernels.pack_mask`) of both tables, or None while nothing
     is pruned. `values` is what the pruned model sees of the kept weights (see `prune.values`), and
     `own` are the weights that it has for itself, entities and relations, or None: the source's.
+    Of several processes (`shards`) each has the rows of its own block of `entities_in_all`.
     """
 
     scoring: Scoring
@@ -28,23 +30,32 @@ class Model:
     masks: tuple[Tensor, Tensor] | None = None
     values: str = "fp32"
     own: tuple[Tensor, Tensor] | None = None
+    shards: Shards = ALONE
+    entities_in_all: int | None = None
     _pruned: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     @staticmethod
     def create(
-        scoring: Scoring, num_entities: int, num_relations: int, seed: int, values: str = "fp32"
+        scoring: Scoring,
+        num_entities: int,
+        num_relations: int,
+        seed: int,
+        values: str = "fp32",
+        shards: Shards = ALONE,
     ) -> "Model":
         """Small random tables: normal with a standard deviation of 1e-3, from `seed`."""
         generator = torch.Generator().manual_seed(seed)
-
-        def table(rows: int, width: int) -> Tensor:
-            return torch.randn(rows, width, generator=generator) * 1e-3
-
+        roles, block = scoring.entity_roles, shards.block(num_entities)
+        rows = [
+            (i * num_entities + block.start, i * num_entities + block.stop) for i in range(roles)
+        ]
         return Model(
             scoring,
-            table(scoring.entity_roles * num_entities, scoring.entity_width),
-            table(2 * num_relations, scoring.relation_width),
+            _random_rows(roles * num_entities, scoring.entity_width, rows, generator),
+            torch.randn(2 * num_relations, scoring.relation_width, generator=generator) * 1e-3,
             values=values,
+            shards=shards,
+            entities_in_all=num_entities,
         )
 
     @property
@@ -64,10 +75,15 @@ class Model:
             pair(self.masks),
             self.values,
             pair(self.own),
+            self.shards,
+            self.entities_in_all,
         )
 
     @property
     def num_entities(self) -> int:
+        """Entities of the graph, in all blocks."""
+        if self.entities_in_all is not None:
+            return self.entities_in_all
         return self.entities.shape[0] // self.scoring.entity_roles
 
     @property
@@ -77,8 +93,9 @@ class Model:
 
     @property
     def tail_offset(self) -> int:
-        """The row of entity 0 as a tail."""
-        return self.entities.shape[0] - self.num_entities
+        """The row of the block's first entity as a tail."""
+        roles = self.scoring.entity_roles
+        return self.entities.shape[0] // roles * (roles - 1)
 
     def candidates(self, table: Tensor) -> Tensor:
         """The rows of an entity table (or of its mask) that are scored as tails, (N, ...)."""
@@ -125,11 +142,34 @@ class Model:
         """Share of the weights that the mask keeps (1.0 without a mask)."""
         if self.masks is None:
             return 1.0
-        kept = sum(
-            int(kernels.unpack_mask(mask, table.shape[1]).sum())
+        entities, relations = (
+            torch.tensor([int(kernels.unpack_mask(mask, table.shape[1]).sum()), table.numel()])
             for mask, table in zip(self.masks, (self.entities, self.relations), strict=True)
         )
-        return kept / (self.entities.numel() + self.relations.numel())
+        kept, total = map(int, self.shards.over_shards(entities) + relations)
+        return kept / total
+
+
+_ROWS_AT_A_TIME = 1 << 12
+
+
+def _random_rows(
+    count: int, width: int, wanted: list[tuple[int, int]], generator: torch.Generator
+) -> Tensor:
+    """Some ranges of the rows of a random table (count, width), which is never held whole.
+
+    PyTorch makes such numbers 16 at a time if there are 16: only then do parts make up a whole.
+    """
+    out, place = torch.empty(sum(stop - start for start, stop in wanted), width), 0
+    parts = max(count // _ROWS_AT_A_TIME, 1)
+    for i in range(parts):
+        first, last = i * _ROWS_AT_A_TIME, (i + 1) * _ROWS_AT_A_TIME if i + 1 < parts else count
+        made = torch.randn(last - first, width, generator=generator) * 1e-3
+        for start, stop in wanted:
+            part = made[max(start - first, 0) : max(stop - first, 0)]
+            out[place : place + len(part)] = part
+            place += len(part)
+    return out
 
 
 def check_fraction(model: Model, prune_fraction: float, granularity: str) -> None:
@@ -151,10 +191,15 @@ def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[T
     """The magnitude masks of both tables, by `prune.granularity`: weight, row or column."""
     if granularity == "column":
         return _column_masks(model, prune_fraction)
-    entity_mask, relation_mask = kernels.topk_mask(
-        list(model.underlying), prune_fraction, granularity
+    entities, relations = model.underlying
+    roles = entities.chunk(model.scoring.entity_roles)  # blocks of heads, then blocks of tails
+    *entity_masks, relation_mask = kernels.topk_mask(
+        [*roles, relations],
+        prune_fraction,
+        granularity,
+        **({"group": model.shards.group} if model.shards.group else {}),
     )
-    return entity_mask, relation_mask
+    return torch.cat(entity_masks), relation_mask
 
 
 def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
@@ -166,7 +211,8 @@ def _column_masks(model: Model, prune_fraction: float) -> tuple[Tensor, Tensor]:
             f"{scoring.name} has {scoring.relation_width} numbers a relation"
         )
     entities, relations = model.underlying
-    energy = scoring.squares(entities).mean(0) * scoring.squares(relations).mean(0)
+    squares = model.shards.over_shards(scoring.squares(entities).sum(0, dtype=torch.float64))
+    energy = squares * scoring.squares(relations).mean(0)
     keep = scoring.rank - math.ceil(prune_fraction * scoring.rank)
     kept = torch.zeros(scoring.rank, dtype=torch.bool, device=model.device)
     kept[energy.argsort(descending=True, stable=True)[:keep]] = True

@@ -13,8 +13,8 @@ from rich.console import Console
 class Progress:
     """An epoch bar and a batch bar with loss, triples/s and the time left, on standard error."""
 
-    def __init__(self, epochs: int, done: int) -> None:
-        self._console = Console(file=sys.stderr)
+    def __init__(self, epochs: int, done: int, quiet: bool = False) -> None:
+        self._console, self._quiet = Console(file=sys.stderr), quiet
         self._bars = bars.Progress(
             bars.TextColumn("{task.description:>14}"),
             bars.BarColumn(),
@@ -23,7 +23,7 @@ class Progress:
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[note]}"),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
             transient=True,
         )
         self._total = epochs
@@ -67,7 +67,7 @@ class Progress:
         note = "valid MRR: " + ", ".join(scores)
         if scores:
             self._bars.update(self._epochs, note=note)
-        if not self._console.is_terminal:
+        if not self._console.is_terminal and not self._quiet:
             rate = f"{record['triples_per_second']:,.0f} triples/s"
             line = [f"epoch {record['epoch']} of {self._total}", rate, *([note] if scores else [])]
             print("; ".join(line), file=sys.stderr, flush=True)

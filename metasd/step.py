@@ -20,26 +20,25 @@ from torch import Tensor
 from metasd import kernels
 
 from .model import Model
+from .sharding import Here, Route
 
 if TYPE_CHECKING:
     from .config import Config
 
 
 class Batch(NamedTuple):
-    """Triples as three int64 columns (B,); relations count inverses."""
+    """Triples; relations count inverses. Of several processes each reads the rows of some.
 
-    heads: Tensor
-    relations: Tensor
-    tails: Tensor
+    `heads`, `relations` and `tails` lead to the rows of this process's (b,) triples; `targets`
+    int64 (B,) are the tails of all triples of its replica, counted from the first entity of its
+    block; `share` is what the replica has of the whole batch.
+    """
 
-    @staticmethod
-    def of(triples: Tensor) -> "Batch":
-        """From int64 (B, 3)."""
-        return Batch(*(column.contiguous() for column in triples.T))
-
-    def part(self, start: int, stop: int) -> "Batch":
-        """The triples start ... stop - 1, as views."""
-        return Batch(*(column[start:stop] for column in self))
+    heads: Route
+    relations: Here
+    tails: Route
+    targets: Tensor
+    share: float = 1.0
 
 
 @dataclass
@@ -71,19 +70,24 @@ class View:
 
 @dataclass
 class Encoded:
-    """A batch as a model sees it: its rows and the queries made of them, with their graph."""
+    """A batch as a model sees it: its rows and the queries made of them, with their graph.
+
+    `queries` (B, d), without a graph, are those of the other shards, too.
+    """
 
     view: View
     batch: Batch
     rows: Rows
     query: Tensor
+    queries: Tensor
 
 
 class Streaming(TypedDict):
-    """How the operations stream scores."""
+    """How the operations stream scores, and with whom."""
 
     precision: str
     score_memory: int
+    group: str
 
 
 class Step:
@@ -136,12 +140,29 @@ class Step:
             losses["source"] = self.source_step(batch)[0]
         if objective == "metasd":
             assert quiz is not None
-            losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
+            losses["student"], quiz_loss = self.meta_step(batch, quiz)[:2]
+            losses["quiz"] = quiz_loss * (
+                quiz.share / batch.share
+            )  # as all are summed by one share
         if self.own_optimizer and objective != "dense":
             losses["pruned"] = self.own_step(batch)
         elif objective != "dense":
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
-        return losses
+        total = self.model.shards.total(torch.stack(list(losses.values())), batch.share)
+        return dict(zip(losses, total, strict=True))
+
+    def batch(self, heads: Tensor, relations: Tensor, tails: Tensor) -> Batch:
+        """A batch, of which every process is told the whole: three int64 columns (B,)."""
+        shards, entities = self.model.shards, self.model.num_entities
+        columns = [shards.of_replica(column) for column in (heads, relations, tails)]
+        first = shards.block(entities).start
+        return Batch(
+            shards.route(columns[0], entities),
+            Here(shards.mine(columns[1])),
+            shards.route(columns[2], entities, self.model.tail_offset),
+            columns[2] - first if first else columns[2],
+            len(columns[0]) / max(len(heads), 1),
+        )
 
     # Step 0
 
@@ -149,7 +170,7 @@ class Step:
         source = self._encode(self._source(), batch)
         loss, grad_query, gradients = self._cross_entropy(source)
         loss = loss + self._supervised(source, grad_query, gradients)
-        self._apply(self.optimizer, gradients)
+        self._apply(self.optimizer, gradients, batch)
         return loss, gradients
 
     # Steps 1 and 2
@@ -169,9 +190,9 @@ class Step:
             tangent = self.model.scoring.query(along.head, pruned.rows.relation)
             tangent += self.model.scoring.query(pruned.rows.head, along.relation)
         grad_query, grad_entities = kernels.meta_gradient(
-            source.query.detach(),
-            pruned.query.detach(),
-            tangent,
+            source.queries,
+            pruned.queries,
+            self._shared(tangent, batch),
             self.model.candidates(source.view.entities),
             self.model.candidates(v.entities),
             self._candidate_mask(),
@@ -181,30 +202,32 @@ class Step:
             **self._streaming(),
         )
         gradients = self._new_gradients(grad_entities)
-        self._backward(source, [(source.query, grad_query)], gradients)
-        self._apply(self.meta_optimizer, gradients)
+        self._backward(source, [(source.query, self._returned(grad_query))], gradients)
+        self._apply(self.meta_optimizer, gradients, batch)
         return student_loss, quiz_loss, gradients
 
     def _learn(self, source: Encoded, pruned: Encoded) -> tuple[Tensor, Gradients]:
         loss, grad_query, gradients = self._distilled(source, pruned)
-        penalty, added = self._regularizer(pruned.rows)
+        penalty, added = self._regularizer(pruned)
         self._backward(pruned, [(pruned.query, grad_query)], gradients, added)
+        self._sum(gradients, pruned.batch)
         return loss + penalty, gradients
 
     def _distilled(self, source: Encoded, pruned: Encoded) -> tuple[Tensor, Tensor, Gradients]:
         """CE(z_p) + K(p_s, p_p), with gradients of the pruned query and of the scored rows."""
         loss, grad_query, grad_entities = kernels.inner_distillation(
-            source.query.detach(),
-            pruned.query.detach(),
+            source.queries,
+            pruned.queries,
             self.model.candidates(source.view.entities),
             self._candidate_mask(),
-            pruned.batch.tails,
+            pruned.batch.targets,
             *self._distillation(),
             weight=self.entity_weights,
             pruned=self._whole(pruned.view),
             **self._streaming(),
         )
-        return loss, grad_query, self._new_gradients(grad_entities)
+        loss = loss / self.model.shards.shards
+        return loss, self._returned(grad_query), self._new_gradients(grad_entities)
 
     def _learn_and_quiz(
         self, source: Encoded, pruned: Encoded, quiz: Batch
@@ -220,6 +243,7 @@ class Step:
         student = self._encode(stepped, quiz, tails=False)
         quiz_loss, grad_query, v = self._cross_entropy(student)
         self._backward(student, [(student.query, grad_query)], v)
+        self._sum(v, quiz)
         return student_loss, quiz_loss, v
 
     # Step 3
@@ -228,21 +252,22 @@ class Step:
         source, pruned = self._encode(self._source(), batch), self._encode(self._pruned(), batch)
         loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = (
             kernels.mutual_distillation(
-                source.query.detach(),
-                pruned.query.detach(),
+                source.queries,
+                pruned.queries,
                 self.model.candidates(source.view.entities),
                 self._candidate_mask(),
-                batch.tails,
+                batch.targets,
                 *self._distillation(),
                 weight=self.entity_weights,
                 pruned=self._whole(pruned.view),
                 **self._streaming(),
             )
         )
-        gradients = self._new_gradients(grad_entities)
-        loss_source = loss_source + self._supervised(source, grad_source, gradients)
-        loss_pruned = loss_pruned + self._supervised(pruned, grad_pruned, gradients)
-        self._apply(self.optimizer, gradients)
+        gradients, shards = self._new_gradients(grad_entities), self.model.shards.shards
+        grad_source, grad_pruned = self._returned(grad_source), self._returned(grad_pruned)
+        loss_source = loss_source / shards + self._supervised(source, grad_source, gradients)
+        loss_pruned = loss_pruned / shards + self._supervised(pruned, grad_pruned, gradients)
+        self._apply(self.optimizer, gradients, batch)
         return loss_source, loss_pruned, gradients
 
     # Step 3 of a pruned model with weights of its own
@@ -257,7 +282,7 @@ class Step:
             source = self._encode(self._source(), batch, tails=False)
             loss, grad_query, gradients = self._distilled(source, pruned)
         loss = loss + self._supervised(pruned, grad_query, gradients)
-        self._apply(self.own_optimizer, gradients)
+        self._apply(self.own_optimizer, gradients, batch)
         return loss
 
     # The two views, and what a batch reads and writes of them
@@ -288,55 +313,52 @@ class Step:
     def _gather(self, view: View, batch: Batch, tails: bool = True) -> Rows:
         entity_mask, relation_mask = view.masks or (None, None)
         rows = Rows(
-            kernels.masked_rows(view.entities, entity_mask, batch.heads),
-            kernels.masked_rows(view.relations, relation_mask, batch.relations),
-            kernels.masked_rows(view.entities, entity_mask, self._tail_rows(batch))
-            if tails
-            else None,
+            batch.heads.gather(view.entities, entity_mask),
+            batch.relations.gather(view.relations, relation_mask),
+            batch.tails.gather(view.entities, entity_mask) if tails else None,
         )
         for leaf in (rows.head, rows.relation, rows.tail):
             if leaf is not None:
                 leaf.requires_grad_()
         return rows
 
-    def _tail_rows(self, batch: Batch) -> Tensor:
-        offset = self.model.tail_offset
-        return batch.tails + offset if offset else batch.tails
-
     def _encode(self, view: View, batch: Batch, tails: bool = True) -> Encoded:
         rows = self._gather(view, batch, tails)
-        return Encoded(view, batch, rows, self.model.scoring.query(rows.head, rows.relation))
+        query = self.model.scoring.query(rows.head, rows.relation)
+        return Encoded(view, batch, rows, query, self._shared(query.detach(), batch))
 
     def _cross_entropy(self, model: Encoded) -> tuple[Tensor, Tensor, Gradients]:
         """Cross entropy over entities: (loss, gradient of the queries, gradients of the tables)."""
         loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
-            model.query.detach(),
+            model.queries,
             self.model.candidates(model.view.entities),
-            model.batch.tails,
+            model.batch.targets,
             self.model.candidates(model.view.masks[0]) if model.view.masks else None,
             weight=self.entity_weights,
             **self._streaming(),
         )
-        return loss, grad_query, self._new_gradients(grad_entities)
+        loss = loss / self.model.shards.shards
+        return loss, self._returned(grad_query), self._new_gradients(grad_entities)
 
-    def _regularizer(self, rows: Rows) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _regularizer(self, model: Encoded) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The penalty, and its gradients with respect to the rows."""
-        settings, scoring = self.config.regularizer, self.model.scoring
+        settings, scoring, rows = self.config.regularizer, self.model.scoring, model.rows
         assert rows.tail is not None
         if settings.name == "none" or settings.weight == 0:
             return rows.head.new_zeros(()), ()
         penalty = scoring.dura if settings.name == "dura" else scoring.n3
-        scale = settings.weight / max(len(rows.head), 1)
+        scale = settings.weight / max(len(model.batch.targets), 1)
         with torch.no_grad():
             return penalty(rows.head, rows.relation, rows.tail, scale)
 
     def _supervised(self, model: Encoded, grad_query: Tensor, gradients: Gradients) -> Tensor:
         """Adds the gradients of a model's query, regulariser and relation prediction."""
         view, batch, rows = model.view, model.batch, model.rows
-        loss, added = self._regularizer(rows)
+        loss, added = self._regularizer(model)
         outputs = [(model.query, grad_query)]
         weight = self.config.relation_prediction.weight
         if weight > 0:
+            weight *= len(rows.head) / max(len(batch.targets), 1)  # losses are of the whole batch
             assert rows.tail is not None
             relation_query = self.model.scoring.relation_query(rows.head, rows.tail)
             relation_mask = view.masks[1] if view.masks and self._masks_suffice() else None
@@ -344,9 +366,10 @@ class Step:
                 kernels.entity_cross_entropy_gradients(
                     relation_query.detach(),
                     view.relations,
-                    batch.relations,
+                    batch.relations.index,
                     relation_mask,
-                    **self._streaming(),
+                    precision=self.config.train.precision,
+                    score_memory=self.config.train.score_memory,
                 )
             )
             if view.masks and relation_mask is None:
@@ -378,20 +401,16 @@ class Step:
         )
         entity_mask, relation_mask = view.masks or (None, None)
         places = [
-            (gradients.entities, entity_mask, batch.heads),
-            (gradients.relations, relation_mask, batch.relations),
-            (gradients.entities, entity_mask, self._tail_rows(batch)),
+            (batch.heads, gradients.entities, entity_mask),
+            (batch.relations, gradients.relations, relation_mask),
+            (batch.tails, gradients.entities, entity_mask),
         ]
-        for i, (out, mask, index) in enumerate(places[: len(leaves)]):
+        for i, (route, out, mask) in enumerate(places[: len(leaves)]):
             grad = found[i]
             if added:
                 grad = added[i] if grad is None else added[i].add_(grad)
-            if grad is None:
-                continue
-            grad = grad.contiguous()
-            if mask is not None:
-                kernels.apply_mask(grad, mask[index], grad)
-            kernels.scatter_rows(grad, None, index, out)
+            if grad is not None:
+                route.scatter(grad.contiguous(), mask, out)
 
     def _new_gradients(self, grad_candidates: Tensor) -> Gradients:
         """Starts from the gradient of the scored rows (N, d); with two roles the heads' is zero."""
@@ -399,7 +418,17 @@ class Step:
             grad_candidates = torch.cat([torch.zeros_like(grad_candidates), grad_candidates])
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
-    def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients) -> None:
+    def _shared(self, query: Tensor, batch: Batch) -> Tensor:
+        return self.model.shards.shared(query, len(batch.targets))
+
+    def _returned(self, grad_query: Tensor) -> Tensor:
+        return self.model.shards.returned(grad_query)
+
+    def _sum(self, gradients: Gradients, batch: Batch) -> None:
+        self.model.shards.sum_gradients(gradients.entities, gradients.relations, batch.share)
+
+    def _apply(self, optimizer: torch.optim.Optimizer, gradients: Gradients, batch: Batch) -> None:
+        self._sum(gradients, batch)
         tables: list[Tensor] = optimizer.param_groups[0]["params"]
         tables[0].grad, tables[1].grad = gradients.entities, gradients.relations
         optimizer.step()
@@ -414,7 +443,11 @@ class Step:
 
     def _streaming(self) -> Streaming:
         settings = self.config.train
-        return {"precision": settings.precision, "score_memory": settings.score_memory}
+        return {
+            "precision": settings.precision,
+            "score_memory": settings.score_memory,
+            "group": self.model.shards.group,
+        }
 
 
 def _fused(model: Model) -> bool:

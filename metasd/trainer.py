@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from metasd import _C
 
-from .checkpoint import MODEL_TENSORS, Checkpoint, model_tensors, restore_model
+from .batches import Epoch, Triples
+from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
 from .config import Config
 from .environment import versions
 from .errors import InputError
@@ -29,6 +31,7 @@ from .model import Model, check_fraction, draw_masks
 from .models import Scoring
 from .progress import Progress
 from .run import Run, RunFolder
+from .sharding import ALONE, Shards
 from .signals import Signals
 from .step import Batch, Step
 
@@ -41,6 +44,8 @@ def train(
     graph: Graph | str | os.PathLike[str],
     config: Config | Mapping[str, Any] | None = None,
     run_dir: str | Path | None = None,
+    *,
+    shards: Shards = ALONE,
 ) -> Run:
     """Trains a source and a pruned model on a graph and evaluates both.
 
@@ -49,9 +54,11 @@ def train(
         config: every setting, or those that differ from the preset `small`, by dotted key.
         run_dir: the run folder, which must not exist yet; by default the first free
             `runs/<graph>-<n>`.
+        shards: this process's place among several (`sharding.start`), all of which call this.
 
     Returns:
-        The finished run; its model is the best one by `eval.metric` on valid.
+        The finished run; its model is the best one by `eval.metric` on valid, of several processes
+        each with its own block of entities.
 
     Raises:
         InputError: the folder exists, the graph is too small, a loss became NaN, the disk is full.
@@ -62,10 +69,12 @@ def train(
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
-    trainer = Trainer(graph, config, folder)
+    shards.wait()  # until the others have looked, too
+    trainer = Trainer(graph, config, folder, shards)
     trainer.begin()
-    folder.create(graph, config)
-    with lock(folder.path):
+    if shards.first:
+        folder.create(graph, config)
+    with _alone_in(folder, shards):
         return trainer.run()
 
 
@@ -74,6 +83,8 @@ def resume(
     settings: Sequence[str] = (),
     graph: Graph | str | None = None,
     data_dir: str | Path | None = None,
+    *,
+    shards: Shards = ALONE,
 ) -> Run:
     """Continues a run from its last checkpoint, to the same weights as if it had never stopped.
 
@@ -82,6 +93,7 @@ def resume(
             `eval.patience`, `checkpoint.*`; everything else makes the weights what they are.
         graph: the run's graph, or its new name or path; needed only if it cannot be loaded again
             as it was.
+        shards: as in `train`; their number may be another than before.
     """
     folder = RunFolder(run_dir)
     folder.require()
@@ -94,17 +106,21 @@ def resume(
         folder.check_graph(graph)
     else:
         graph = folder.load_graph(data_dir, graph)
-    with lock(folder.path):
-        trainer = Trainer(graph, config, folder)
+    with _alone_in(folder, shards):
+        trainer = Trainer(graph, config, folder, shards)
         if folder.last.exists() or folder.best.exists() or folder.read_history():
-            trainer.restore(Checkpoint.load(folder.last))
+            trainer.restore(Checkpoint.load(folder.last, layout=trainer.layout))
             if trainer.position.best is not None:  # the last evaluation needs it: look now
-                Checkpoint.load(folder.best, MODEL_TENSORS)
+                Checkpoint.load(folder.best, MODEL_TENSORS, trainer.layout)
         else:
             trainer.begin()
-        if settings:
+        if settings and shards.first:
             config.save(folder.config)
         return trainer.run()
+
+
+def _alone_in(folder: RunFolder, shards: Shards) -> AbstractContextManager[None]:
+    return lock(folder.path) if shards.first else nullcontext()
 
 
 def free_run_dir(graph: Graph) -> Path:
@@ -125,6 +141,8 @@ def _frozen(config: Config) -> dict[str, Any]:
         if key not in free and not key.startswith("checkpoint.")
     }
 
+
+_SAVE, _STOP = 1, 2  # what a process may wish for: all do what the most urgent wish is
 
 _LOOK_SECONDS = 0.2
 """A GPU is not waited for more often."""
@@ -150,21 +168,29 @@ class Position:
 class Trainer:
     """One run: model, data order, position. `run()` trains from wherever the position is."""
 
-    def __init__(self, graph: Graph, config: Config, folder: RunFolder) -> None:
-        self.graph, self.config, self.folder = graph, config, folder
+    def __init__(
+        self, graph: Graph, config: Config, folder: RunFolder, shards: Shards = ALONE
+    ) -> None:
+        self.graph, self.config, self.folder, self.shards = graph, config, folder, shards
+        if graph.num_entities < shards.shards:
+            raise InputError(
+                f"{graph.num_entities} entities are too few for {shards.shards} shards"
+            )
         if len(graph.train) < 2:
             raise InputError(
                 f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed"
             )
         self.device = training_device(config.train.device)
-        train, quiz = split_quiz(graph, config)
-        self.triples, self.quiz = train.to(self.device), quiz.to(self.device)
+        self.triples, self.quiz = split_quiz(graph, config, self.device)
+        scoring = Scoring.named(config.model.name)(config.model.rank)
+        self.layout = Layout(shards, graph.num_entities, scoring.entity_roles)
         self.model = Model.create(
-            Scoring.named(config.model.name)(config.model.rank),
+            scoring,
             graph.num_entities,
             graph.num_relations,
             config.train.seed,
             config.prune.values,
+            shards,
         ).to(self.device)
         if config.train.objective != "dense":
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)
@@ -174,7 +200,8 @@ class Trainer:
     def _start_step(self) -> None:
         weights = None
         if self.config.entity_weights:
-            weights = entity_weights(self.graph).to(self.device)
+            block = self.shards.block(self.graph.num_entities)
+            weights = entity_weights(self.graph)[block].to(self.device)
         self.step = Step(self.model, self.config, weights)
 
     @property
@@ -187,7 +214,7 @@ class Trainer:
             return
         folder = RunFolder(self.config.prune.source)
         folder.require()
-        checkpoint = Checkpoint.load(folder.last)
+        checkpoint = Checkpoint.load(folder.last, layout=self.layout)
         if checkpoint.state.get("graph") != self.graph.digest:
             raise InputError(f"{folder.path} (prune.source) was trained on another graph")
         if (theirs := Config.load(folder.config).model) != (ours := self.config.model):
@@ -195,13 +222,21 @@ class Trainer:
                 f"{folder.path} (prune.source) is {theirs.name} of rank {theirs.rank}; "
                 f"this run is {ours.name} of rank {ours.rank}"
             )
-        best = Checkpoint.load(folder.best, MODEL_TENSORS) if folder.best.exists() else checkpoint
-        source = restore_model(best, self.config, self.graph.num_entities, self.graph.num_relations)
+        best = checkpoint
+        if folder.best.exists():
+            best = Checkpoint.load(folder.best, MODEL_TENSORS, self.layout)
+        source = self._restored(best)
         self.model.entities.copy_(source.entities)
         self.model.relations.copy_(source.relations)
         for key, tensor in self._optimizer_tensors().items():
             if key.startswith("adagrad."):
                 tensor.copy_(checkpoint.tensors[key])
+
+    def _restored(self, checkpoint: Checkpoint) -> Model:
+        graph = self.graph
+        return restore_model(
+            checkpoint, self.config, graph.num_entities, graph.num_relations, self.shards
+        )
 
     # The loop
 
@@ -209,9 +244,15 @@ class Trainer:
         _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
         self.known = self.graph.known()
         position = self.position
-        self.folder.truncate_history(position.epoch)
-        self._events = Events(self.folder.events, position.epoch)
-        with Progress(self.config.train.epochs, position.epoch) as progress, Signals() as signals:
+        if self.shards.first:
+            self.folder.truncate_history(position.epoch)
+            self._events = Events(self.folder.events, position.epoch)
+        self.shards.wait()
+        quiet = not self.shards.first
+        with (
+            Progress(self.config.train.epochs, position.epoch, quiet) as progress,
+            Signals() as signals,
+        ):
             self._progress, self._signals = progress, signals
             while not position.stopped:
                 self._epoch()
@@ -230,14 +271,13 @@ class Trainer:
         for step in range(position.step, self.steps_per_epoch):
             if position.total_steps >= limit:
                 break
-            if (
-                self._signals.received
-                or time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
-            ):
+            late = time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
+            wish = self.shards.most(_STOP if self._signals.received else _SAVE if late else 0)
+            if wish:
                 self._look(unseen)
                 self._save(self.folder.last)
                 last_save, self._looked = time.monotonic(), time.perf_counter()
-                if self._signals.received:
+                if wish == _STOP:
                     raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
             self.step.set_rate(self._rate())
             unseen.append(self.step(*batches(step)))
@@ -277,7 +317,7 @@ class Trainer:
             "seconds": position.seconds,
             "steps": steps,
             "triples_per_second": rows / position.seconds if position.seconds else 0.0,
-            "peak_memory_bytes": peak_memory(self.device),
+            "peak_memory_bytes": self.shards.most(peak_memory(self.device)),
             "prune_fraction": self._fraction(position.epoch),
         }
         position.epoch, position.step, position.sums, position.seconds = (
@@ -289,17 +329,18 @@ class Trainer:
         position.stopped = position.epoch >= settings.epochs or position.total_steps >= (
             settings.max_steps or sys.maxsize
         )
-        if not all(
-            bool(table.isfinite().all()) for table in (self.model.entities, self.model.relations)
-        ):
+        tables = (self.model.entities, self.model.relations)
+        if self.shards.most(not all(bool(table.isfinite().all()) for table in tables)):
             raise self._diverged("a weight")
         if position.epoch % self.config.eval.every == 0 or position.stopped:
             self._validate(record)
-        self.folder.append_history(record)
+        if self.shards.first:
+            self.folder.append_history(record)
         if position.epoch % self.config.checkpoint.every == 0 or position.stopped:
             self._save(self.folder.last)
         self._progress.end_epoch(record)
-        self._events.add(record)
+        if self.shards.first:
+            self._events.add(record)
 
     def _validate(self, record: dict[str, Any]) -> None:
         """Adds valid metrics to the record; keeps the best model; counts towards the patience."""
@@ -320,7 +361,8 @@ class Trainer:
         early = position.best_epoch <= self._dense_epochs  # of a run that had been stopped there
         if position.best is None or early or score > position.best:
             position.best, position.best_epoch, position.without_gain = score, position.epoch, 0
-            Checkpoint(model_tensors(self.model), self._state()).save(self.folder.best)
+            best = Checkpoint(model_tensors(self.model), self._state())
+            best.save(self.folder.best, self.layout)
         else:
             position.without_gain += 1
             if settings.patience and position.without_gain >= settings.patience:
@@ -328,14 +370,12 @@ class Trainer:
 
     def _finish(self) -> Run:
         """Evaluates the best model on valid and test, both models, and writes metrics.json."""
-        best = Checkpoint.load(self.folder.best, MODEL_TENSORS)
-        self.model = restore_model(
-            best, self.config, self.graph.num_entities, self.graph.num_relations
-        ).to(self.device)
+        best = Checkpoint.load(self.folder.best, MODEL_TENSORS, self.layout)
+        self.model = self._restored(best).to(self.device)
         metrics: dict[str, Any] = {}
         for split in ("valid", "test"):
             if len(self.graph.split(split)):
-                if self._signals.received:
+                if self.shards.most(self._signals.received):
                     raise Interrupted("stopped before the evaluation")
                 metrics[split] = {
                     name: self._evaluate(split, name == "pruned", f"{split} {name}")
@@ -359,7 +399,8 @@ class Trainer:
             "density": self.model.density(),
             "versions": versions(),
         }
-        write_text(self.folder.metrics, json.dumps(metrics, indent=1) + "\n")
+        if self.shards.first:
+            write_text(self.folder.metrics, json.dumps(metrics, indent=1) + "\n")
         history = self.folder.read_history()
         return Run(self.folder.path, self.config, self.graph, self.model, history, metrics)
 
@@ -422,25 +463,17 @@ class Trainer:
 
     def _batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
         """The epoch's batches by step; the order is a function of seed and epoch alone."""
-        settings = self.config.train
+        settings, step = self.config.train, self.step
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
-        order = torch.randperm(len(self.triples), generator=generator).to(self.device)
-        size = settings.batch_size
-        quiz_size = min(settings.quiz_batch_size or size, len(self.quiz))
+        order = torch.randperm(len(self.triples), generator=generator)
+        triples = Epoch(self.triples, order, settings.batch_size)
+        if settings.objective != "metasd":
+            return lambda at: (step.batch(*triples.batch(at)), None)
+        quiz_size = min(settings.quiz_batch_size or settings.batch_size, len(self.quiz))
         rounds = math.ceil(self.steps_per_epoch * quiz_size / len(self.quiz))
-        quiz_order = torch.cat(
-            [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
-        ).to(self.device)
-
-        triples, quiz = Batch.of(self.triples[order]), Batch.of(self.quiz[quiz_order])
-
-        def batch(step: int) -> tuple[Batch, Batch | None]:
-            rows = triples.part(step * size, (step + 1) * size)
-            if settings.objective != "metasd":
-                return rows, None
-            return rows, quiz.part(step * quiz_size, (step + 1) * quiz_size)
-
-        return batch
+        orders = [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
+        quiz = Epoch(self.quiz, torch.cat(orders), quiz_size)
+        return lambda at: (step.batch(*triples.batch(at)), step.batch(*quiz.batch(at)))
 
     # Checkpoints
 
@@ -453,7 +486,7 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         tensors = model_tensors(self.model) | self._optimizer_tensors()
-        Checkpoint(tensors, self._state()).save(path)
+        Checkpoint(tensors, self._state()).save(path, self.layout)
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {}
@@ -482,9 +515,7 @@ class Trainer:
             raise InputError(
                 f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})"
             )
-        self.model = restore_model(
-            checkpoint, self.config, self.graph.num_entities, self.graph.num_relations
-        ).to(self.device)
+        self.model = self._restored(checkpoint).to(self.device)
         self._start_step()
         try:
             for key, tensor in self._optimizer_tensors().items():
@@ -532,19 +563,18 @@ def entity_weights(graph: Graph) -> Tensor:
     return (weights * counts.sum() / (weights @ counts)).float()
 
 
-def split_quiz(graph: Graph, config: Config) -> tuple[Tensor, Tensor]:
-    """(train, quiz) triples with inverses, int64: the quiz is a seeded share of the train split."""
-    train = torch.from_numpy(graph.train.copy())
-    size = min(max(1, round(config.train.quiz_fraction * len(train))), len(train) - 1)
+def split_quiz(graph: Graph, config: Config, device: torch.device) -> tuple[Triples, Triples]:
+    """Train and quiz, which is a seeded share of the train split, its rows sorted."""
+    size = min(max(1, round(config.train.quiz_fraction * len(graph.train))), len(graph.train) - 1)
     generator = torch.Generator().manual_seed(config.train.seed << 24)
-    order = torch.randperm(len(train), generator=generator)
-    held_out = config.train.quiz_held_out and config.train.objective == "metasd"
-    kept = train[order[size:].sort().values] if held_out else train
-
-    def both(triples: Tensor) -> Tensor:
-        return torch.from_numpy(graph.with_inverses(triples.numpy()))
-
-    return both(kept), both(train[order[:size].sort().values])
+    order = torch.randperm(len(graph.train), generator=generator)
+    quiz, kept = graph.train[order[:size].sort().values.numpy()], graph.train
+    if config.train.quiz_held_out and config.train.objective == "metasd":
+        kept = graph.train[order[size:].sort().values.numpy()]
+    return (
+        Triples(kept, graph.num_relations, device),
+        Triples(quiz, graph.num_relations, device),
+    )
 
 
 def training_device(name: str) -> torch.device:

@@ -6,10 +6,11 @@ from torch import Tensor
 
 import dense
 from metasd import kernels
+from metasd.batches import columns_of
 from metasd.config import Config
 from metasd.model import Model
 from metasd.models import Scoring
-from metasd.step import Batch, Gradients, Step
+from metasd.step import Gradients, Step
 
 RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
 
@@ -77,7 +78,7 @@ def test_every_part_has_the_gradients_of_a_double_backward(
     dtype: torch.dtype, tolerance: float, settings: tuple[str, ...]
 ) -> None:
     step, baseline, triples, quiz_triples = both(dtype, *settings)
-    batch, quiz = Batch.of(triples), Batch.of(quiz_triples)
+    batch, quiz = step.batch(*columns_of(triples)), step.batch(*columns_of(quiz_triples))
 
     def agree(found: Gradients, loss: Tensor, wanted: dict[str, Tensor]) -> None:
         assert relative(found.entities, wanted["entities"]) < tolerance
@@ -100,7 +101,7 @@ def test_weights_follow_the_baseline_over_several_steps() -> None:
         rows = (triples + torch.tensor([shift, 0, 2 * shift])) % torch.tensor(
             [ENTITIES, RELATIONS, ENTITIES]
         )
-        losses = step(Batch.of(rows), Batch.of(quiz))
+        losses = step(step.batch(*columns_of(rows)), step.batch(*columns_of(quiz)))
         wanted = baseline.step(rows, quiz)
         assert float(losses["quiz"]) == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
     assert relative(step.model.entities, baseline.source.entities) < 1e-9
@@ -121,7 +122,7 @@ def test_bf16_products_are_as_exact_as_eager_ones() -> None:
         *(kernels.unpack_mask(m, 2 * RANK) for m in half.model.masks or ()),
         half.entity_weights,
     )
-    batch, quiz = Batch.of(triples), Batch.of(quiz_triples)
+    batch, quiz = half.batch(*columns_of(triples)), half.batch(*columns_of(quiz_triples))
     wanted = exact.meta_step(batch, quiz)[2]
     found = half.meta_step(batch, quiz)[2]
     rival = eager.meta_step(triples, quiz_triples)
@@ -139,7 +140,8 @@ def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
     model.relations *= 300
     model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
     triples = torch.stack([torch.arange(20), torch.arange(20) % 6, torch.arange(20) + 3], dim=1)
-    _, g = Step(model, config).inner_step(Batch.of(triples))
+    step = Step(model, config)
+    _, g = step.inner_step(step.batch(*columns_of(triples)))
     for gradient, mask in zip((g.entities, g.relations), model.masks, strict=True):
         kept = kernels.unpack_mask(mask, gradient.shape[1])
         assert gradient[kept].abs().sum() > 0
@@ -149,7 +151,7 @@ def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
 def test_prune_is_distill_without_teachers() -> None:
     def trained(*settings: str) -> Tensor:
         step, _, triples, _ = both(torch.float64, *settings)
-        step(Batch.of(triples), None)
+        step(step.batch(*columns_of(triples)), None)
         return step.model.entities
 
     pruned = trained("train.objective=prune")
@@ -171,7 +173,7 @@ def test_own_weights_take_the_inner_gradient_and_leave_the_source_to_itself() ->
     step.part()
     state = step.optimizer.state[step.model.entities]["sum"].clone()
     source, before = step.model.entities.clone(), step.model.underlying[0].clone()
-    loss = step.own_step(Batch.of(triples))
+    loss = step.own_step(step.batch(*columns_of(triples)))
     wanted = baseline.inner_gradient(triples)
     assert relative(loss, wanted["loss"]) < 1e-9
     gradient = wanted["entities"]
@@ -190,7 +192,9 @@ def test_a_source_rests_while_its_student_trains_its_own_weights(
     before = step.model.entities.clone()
     step.part()
     for shift in range(3):
-        losses = step(Batch.of((triples + shift) % RELATIONS), Batch.of(quiz))
+        losses = step(
+            step.batch(*columns_of((triples + shift) % RELATIONS)), step.batch(*columns_of(quiz))
+        )
         assert "pruned" in losses
         assert "source" not in losses
     own, _ = step.model.underlying

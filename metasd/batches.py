@@ -1,0 +1,65 @@
+"""Triples by number, in the order of an epoch: what a graph on disk is read through."""
+
+import torch
+from torch import Tensor
+
+from .known import IntArray
+
+Columns = tuple[Tensor, Tensor, Tensor]
+"""Heads, relations (inverses included) and tails of some triples, each int64 (B,)."""
+
+
+def columns_of(triples: Tensor) -> Columns:
+    """From int64 (B, 3)."""
+    head, relation, tail = (column.contiguous() for column in triples.unbind(1))
+    return head, relation, tail
+
+
+_STEPS = 64  # whose triples are fetched together
+
+
+class Triples:
+    """n triples and, as numbers n ... 2n - 1, their inverses.
+
+    Their rows, int64 (n, 3), stay where they are, a mapped file perhaps, but on a GPU.
+    """
+
+    def __init__(self, rows: IntArray, num_relations: int, device: torch.device) -> None:
+        self._rows, self._num_relations = rows, num_relations
+        self._on_gpu = torch.from_numpy(rows.copy()).to(device) if device.type == "cuda" else None
+        self.device = device
+
+    def __len__(self) -> int:
+        return 2 * len(self._rows)
+
+    def columns(self, numbers: Tensor) -> Columns:
+        """The triples of these numbers, int64 (B,) on the CPU."""
+        count = len(self._rows)
+        row, inverse = numbers % count, (numbers >= count).to(self.device)
+        if self._on_gpu is None:
+            rows = torch.from_numpy(self._rows[row.numpy()])
+        else:
+            rows = self._on_gpu[row.to(self.device)]
+        head, relation, tail = rows.unbind(1)
+        return (
+            torch.where(inverse, tail, head),
+            relation + self._num_relations * inverse,
+            torch.where(inverse, head, tail),
+        )
+
+
+class Epoch:
+    """The batches of an epoch: triples by number, in an order that holds some perhaps twice."""
+
+    def __init__(self, triples: Triples, order: Tensor, batch_size: int) -> None:
+        self._triples, self._order, self._size = triples, order, batch_size
+        self._first, self._columns = -1, triples.columns(order[:0])
+
+    def batch(self, step: int) -> Columns:
+        first = step // _STEPS * _STEPS
+        if first != self._first:
+            at = slice(first * self._size, (first + _STEPS) * self._size)
+            self._first, self._columns = first, self._triples.columns(self._order[at])
+        start = (step - first) * self._size
+        heads, relations, tails = (x[start : start + self._size] for x in self._columns)
+        return heads, relations, tails

@@ -1,0 +1,281 @@
+"""A run over several processes: entity shards x replicas, on torch.distributed (gloo or NCCL).
+
+Every shard owns a block of entities: rows of the table, of its masks, of its optimisers' states.
+Relations are the same everywhere. The shards of a replica train one batch together:
+
+    rows       each takes a part of the batch, whose head and tail rows their owners send it
+    queries    made of these rows, then shown to all shards
+    scores     each streams its own entities; row statistics are summed inside the operations
+    gradients  of the queries are summed back to who made them, those of the rows to their owners
+
+so that a step's traffic is O(B d), whatever the number of entities. Replicas split the batch before
+that and add up the gradients of their tables. `ALONE`, a single process, does none of it.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+
+from metasd import kernels
+from metasd.kernels import reaching_others
+
+from .errors import InputError
+
+_TIMEOUT = timedelta(minutes=10)  # for a process that lives but does not answer
+
+
+class Route(Protocol):
+    """Where the table rows of this process's triples lie, and how to reach them."""
+
+    def gather(self, table: Tensor, mask: Tensor | None) -> Tensor:
+        """`(mask * table)[index]`, one row for each triple."""
+
+    def scatter(self, grad: Tensor, mask: Tensor | None, out: Tensor) -> None:
+        """`out[index] += mask[index] * grad`; grad is overwritten."""
+
+
+@dataclass
+class Here:
+    """Rows of a table that this process has whole: int64 (B,)."""
+
+    index: Tensor
+
+    def gather(self, table: Tensor, mask: Tensor | None) -> Tensor:
+        return kernels.masked_rows(table, mask, self.index)
+
+    def scatter(self, grad: Tensor, mask: Tensor | None, out: Tensor) -> None:
+        if mask is not None:
+            kernels.apply_mask(grad, mask[self.index], grad)
+        kernels.scatter_rows(grad, None, self.index, out)
+
+
+@dataclass
+class There:
+    """Rows that other shards have, too: which of ours they are sent, and what comes from each.
+
+    `sent` int64: rows of our block, by receiver; `order` int64 (b,): the places of the rows that
+    come, by sender.
+    """
+
+    sent: Here
+    sending: list[int]
+    order: Tensor
+    coming: list[int]
+    group: dist.ProcessGroup
+
+    def gather(self, table: Tensor, mask: Tensor | None) -> Tensor:
+        rows = self.sent.gather(table, mask)
+        out = rows.new_empty((len(self.order), table.shape[1]))
+        out[self.order] = _exchanged(rows, self.sending, self.coming, self.group)
+        return out
+
+    def scatter(self, grad: Tensor, mask: Tensor | None, out: Tensor) -> None:
+        rows = _exchanged(grad[self.order], self.coming, self.sending, self.group)
+        self.sent.scatter(rows, mask, out)
+
+
+def _exchanged(
+    rows: Tensor, sending: list[int], coming: list[int], group: dist.ProcessGroup
+) -> Tensor:
+    out = rows.new_empty((sum(coming), *rows.shape[1:]))
+    with reaching_others():
+        dist.all_to_all_single(out, rows, coming, sending, group)
+    return out
+
+
+class Shards:
+    """A single process, and what it would have to do were there more: the interface of a run.
+
+    `group` is the name by which operations know the processes that have the other entities.
+    """
+
+    shards = replicas = 1
+    shard = replica = 0
+    group = ""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.shard == self.replica == 0
+
+    def block(self, entities: int, shard: int | None = None) -> slice:
+        """The entities of a shard, of this process's by default."""
+        return _part(entities, self.shard if shard is None else shard, self.shards)
+
+    def of_replica(self, triples: Tensor) -> Tensor:
+        """This replica's share of a batch (B, ...)."""
+        return triples[_part(len(triples), self.replica, self.replicas)]
+
+    def mine(self, batch: Tensor) -> Tensor:
+        """The part of a replica's batch (B, ...) that this shard makes queries of."""
+        return batch[_part(len(batch), self.shard, self.shards)]
+
+    def route(self, entities: Tensor, count: int, offset: int = 0) -> Route:
+        """The way to the rows of `mine(entities)`, ids among `count`; int64 (B,).
+
+        offset: the row of the block's first entity in the table.
+        """
+        return Here(entities + offset if offset else entities)
+
+    def shared(self, queries: Tensor, count: int) -> Tensor:
+        """The queries of all parts, (count, d), from those of this one."""
+        return queries
+
+    def returned(self, grad: Tensor) -> Tensor:
+        """This part's rows of a gradient (B, d), summed over the shards."""
+        return grad
+
+    def sum_gradients(self, entities: Tensor, relations: Tensor, share: float) -> None:
+        """Adds up, in place, what the processes found: `share` of it belongs to this replica."""
+
+    def total(self, x: Tensor, share: float = 1.0) -> Tensor:
+        """The sum over all processes, of replicas by their share."""
+        return x
+
+    def over_shards(self, x: Tensor) -> Tensor:
+        """Replaces x by its sum over the shards of a replica; returns it."""
+        return x
+
+    def over_replicas(self, x: Tensor) -> Tensor:
+        """Replaces x by its sum over the replicas; returns it."""
+        return x
+
+    def most(self, value: int) -> int:
+        """The largest value of all processes."""
+        return value
+
+    def gathered(self, value: object) -> list[object]:
+        """A small object of every shard of this replica."""
+        return [value]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+
+
+ALONE = Shards()
+
+
+class Sharded(Shards):
+    """One of `shards` x `replicas` processes."""
+
+    def __init__(self, shards: int, replicas: int) -> None:
+        self.shards, self.replicas = shards, replicas
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        mesh = init_device_mesh(device, (replicas, shards), mesh_dim_names=("replica", "shard"))
+        self.replica, self.shard = mesh.get_local_rank("replica"), mesh.get_local_rank("shard")
+        self._shards, self._replicas = mesh.get_group("shard"), mesh.get_group("replica")
+        self.group = kernels.register_group(self._shards)
+
+    def route(self, entities: Tensor, count: int, offset: int = 0) -> Route:
+        block = self.block(count)
+        sent, sending = [], []
+        for shard in range(self.shards):  # every shard knows the whole batch: nobody has to ask
+            part = entities[_part(len(entities), shard, self.shards)]
+            part = part[(part >= block.start) & (part < block.stop)]
+            sent.append(part - (block.start - offset))
+            sending.append(len(part))
+        ends = torch.tensor([_part(count, i, self.shards).stop for i in range(self.shards)])
+        owner = torch.searchsorted(ends.to(entities.device), self.mine(entities), right=True)
+        coming = owner.bincount(minlength=self.shards).tolist()
+        order = owner.argsort(stable=True)
+        return There(Here(torch.cat(sent)), sending, order, coming, self._shards)
+
+    def shared(self, queries: Tensor, count: int) -> Tensor:
+        sizes = self._sizes(count)
+        sending = [len(queries)] * self.shards
+        return _exchanged(queries.repeat(self.shards, 1), sending, sizes, self._shards)
+
+    def returned(self, grad: Tensor) -> Tensor:
+        sizes = self._sizes(len(grad))
+        coming = [sizes[self.shard]] * self.shards
+        parts = _exchanged(grad, sizes, coming, self._shards)
+        return parts.view(self.shards, coming[0], grad.shape[1]).sum(0)
+
+    def _sizes(self, count: int) -> list[int]:
+        parts = [_part(count, shard, self.shards) for shard in range(self.shards)]
+        return [part.stop - part.start for part in parts]
+
+    def sum_gradients(self, entities: Tensor, relations: Tensor, share: float) -> None:
+        with reaching_others():
+            dist.all_reduce(relations, group=self._shards)
+            if self.replicas > 1:
+                for gradient in (entities, relations):
+                    dist.all_reduce(gradient.mul_(share), group=self._replicas)
+
+    def total(self, x: Tensor, share: float = 1.0) -> Tensor:
+        x = x * share
+        with reaching_others():
+            dist.all_reduce(x)
+        return x
+
+    def over_shards(self, x: Tensor) -> Tensor:
+        with reaching_others():
+            dist.all_reduce(x, group=self._shards)
+        return x
+
+    def over_replicas(self, x: Tensor) -> Tensor:
+        with reaching_others():
+            dist.all_reduce(x, group=self._replicas)
+        return x
+
+    def most(self, value: int) -> int:
+        found = torch.tensor(value)
+        with reaching_others():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def gathered(self, value: object) -> list[object]:
+        out: list[object] = [None] * self.shards
+        with reaching_others():
+            dist.all_gather_object(out, value, self._shards)
+        return out
+
+    def wait(self) -> None:
+        with reaching_others():
+            dist.barrier()
+
+
+def _part(count: int, i: int, parts: int) -> slice:
+    return slice(count * i // parts, count * (i + 1) // parts)
+
+
+def start(replicas: int = 1, shards: int | None = None) -> Shards:
+    """This process's place among those that `torchrun` has started; ALONE without it.
+
+    Args:
+        replicas: copies of the tables that share a batch.
+        shards: blocks that each copy is cut into; as many as the processes allow by default.
+
+    Raises:
+        InputError: there are not `shards * replicas` processes.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if shards is None:
+        shards = max(processes // max(replicas, 1), 1)
+    if min(shards, replicas) < 1 or shards * replicas != processes:
+        raise InputError(
+            f"{shards} shards x {replicas} replicas need {shards * replicas} processes; there "
+            f"{'is' if processes == 1 else 'are'} {processes} "
+            f"(torchrun --nproc-per-node {max(shards * replicas, 1)} -m metasd ...)"
+        )
+    if processes == 1:
+        return ALONE
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with reaching_others():
+            dist.init_process_group(backend, timeout=_TIMEOUT)
+    return Sharded(shards, replicas)
+
+
+def stop() -> None:
+    """Leaves the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
