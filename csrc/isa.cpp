@@ -20,7 +20,8 @@
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
   {name, false, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate,            \
-   accumulate_transposed, complex_product, dura, quantize_rows, scatter_add, scan_magnitudes, write_mask}
+   accumulate_transposed, complex_product, dura, quantize_rows, scatter_add, scan_magnitudes, write_mask, \
+   count_magnitudes}
 
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

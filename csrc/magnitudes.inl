@@ -76,3 +76,22 @@ void write_mask(const float* weights, int64_t count, uint32_t threshold, int64_t
     for (; equal && ties > 0; equal &= equal - 1, --ties) *word |= equal & -equal;
   });
 }
+
+// The mask is only counted along. A first look finds all weights in the bins, later ones next to none.
+void count_magnitudes(const float* weights, int64_t count, MagnitudeCounts& into, uint32_t* mask) {
+  const uint32_t low = into.low, bins = into.bins;
+  const int shift = into.shift;
+  int64_t* counts = into.counts;
+  uint32_t nan = 0;
+  mask_words(weights, count, mask, [&](int64_t j, uint32_t*, auto bits) METASD_LAMBDA {
+    nan |= bits([](u32 m) METASD_LAMBDA { return m > 0x7f800000u; });  // above infinity
+    uint32_t inside = bits([&](u32 m) METASD_LAMBDA { return (m - low) >> shift < bins; });
+    const auto add = [&](int i) METASD_LAMBDA { ++counts[(magnitude_of(weights + j + i) - low) >> shift]; };
+    if (inside == UINT32_MAX) {
+      for (int i = 0; i < 32; ++i) add(i);
+      return;
+    }
+    for (; inside; inside &= inside - 1) add(__builtin_ctz(inside));
+  });
+  into.nan |= nan != 0;
+}

@@ -119,6 +119,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("topk_mask_rows", [](const TableTuple& table, int64_t keep, int threads) {
     return topk_mask_rows(table_of(table), keep, threads);
   }, unlocked);
+  m.def("count_magnitudes", [](const TableTuple& table, uint32_t low, int shift, int bins,
+                               Address counts, int threads) {
+    return count_magnitudes(table_of(table), low, shift, bins, at<int64_t>(counts), threads);
+  }, unlocked);
+  m.def("threshold_mask", [](const TableTuple& table, uint32_t threshold, Address ties, int threads) {
+    threshold_mask(table_of(table), threshold, at<int64_t>(ties), threads);
+  }, unlocked);
 #ifdef METASD_CUDA_ARCHS
   m.attr("CUDA_ARCHS") = METASD_CUDA_ARCHS;
   m.def("topk_mask_scratch", topk_mask_scratch);

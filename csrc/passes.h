@@ -179,6 +179,15 @@ struct MagnitudeScan {
   bool nan;
 };
 
+// Counts of the magnitudes from `low` on in `bins` bins, each 2^shift of their bits wide.
+struct MagnitudeCounts {
+  uint32_t low;
+  int shift;
+  uint32_t bins;
+  int64_t* counts;
+  bool nan;
+};
+
 struct Passes {
   const char* isa;
   bool fused;  // whole losses on tile registers (fused.h), beside the passes
@@ -197,6 +206,7 @@ struct Passes {
   void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan, uint32_t* mask);
   void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,
                      uint32_t* mask);
+  void (*count_magnitudes)(const float* weights, int64_t count, MagnitudeCounts& into, uint32_t* mask);
 };
 
 // The passes in use: the best instruction set of this processor, or what select_isa() named.

@@ -215,6 +215,28 @@ bool topk_mask(const std::vector<MaskedTable>& tables, int64_t keep, int threads
   return true;
 }
 
+bool count_magnitudes(const MaskedTable& table, uint32_t low, int shift, int bins, int64_t* counts,
+                      int threads) {
+  std::vector<char> nan(threads);
+  parallel_ranges(total_words({table}), threads, [&](int64_t begin, int64_t end, int thread) {
+    MagnitudeCounts own{low, shift, static_cast<uint32_t>(bins), counts + int64_t{thread} * bins, false};
+    for_words({table}, begin, end, [&](const float* weights, int64_t count, uint32_t* mask) {
+      passes().count_magnitudes(weights, count, own, mask);
+    });
+    nan[thread] = own.nan;
+  });
+  return std::none_of(nan.begin(), nan.end(), [](char found) { return found; });
+}
+
+void threshold_mask(const MaskedTable& table, uint32_t threshold, const int64_t* ties, int threads) {
+  parallel_ranges(total_words({table}), threads, [&](int64_t begin, int64_t end, int thread) {
+    int64_t left = ties[thread];
+    for_words({table}, begin, end, [&](const float* weights, int64_t count, uint32_t* mask) {
+      passes().write_mask(weights, count, threshold, left, mask);
+    });
+  });
+}
+
 bool topk_mask_rows(const MaskedTable& table, int64_t keep, int threads) {
   const int64_t words = (table.cols + 31) / 32;
   std::vector<char> nan(threads);

@@ -114,6 +114,18 @@ def check_weight(weight: Tensor | None, entities: Tensor) -> None:
         )
 
 
+def check_k(k: int, entities: int) -> None:
+    if not 1 <= k <= entities:
+        raise ValueError(f"k must lie in 1 .. {entities}, the number of entities; got {k}")
+
+
+def check_first(first: int, group: str) -> None:
+    """The first row of a block; without a group the table is whole."""
+    if first < 0 or (first > 0 and not group):
+        wanted = "not negative" if group else "0 without a group"
+        raise ValueError(f"first must be {wanted}; got {first}")
+
+
 def check_streaming(precision: str, score_memory: int) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")

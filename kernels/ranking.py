@@ -5,8 +5,11 @@ from torch import Tensor
 
 from metasd import _C
 
+from ._block import block_of
 from ._checks import (
+    check_first,
     check_index,
+    check_k,
     check_known,
     check_known_values,
     check_mask,
@@ -14,6 +17,7 @@ from ._checks import (
     check_streaming,
     check_table,
 )
+from ._group import anywhere, summed
 from ._stream import (
     DEFAULT_SCORE_MEMORY,
     block_shape,
@@ -36,6 +40,8 @@ def rank_targets(
     *,
     precision: str = "fp32",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """How many entities score above, and how many equal to, each row's target.
 
@@ -45,22 +51,27 @@ def rank_targets(
             most once; the target itself is never counted, listed or not.
         mask: packed int32 words of `entities`, or None.
         precision: of the product; fp32 unless told otherwise, since bf16 makes ties.
+        group: name of the processes that hold the table together: `entities` and `mask` are this
+            one's block of rows, and the rest, by ids in the whole table, is the same in all.
+        first: id of the block's first row; blocks lie in the order of the processes.
 
     Returns:
-        (greater, equal), int64 (B,). The optimistic rank is 1 + greater, the pessimistic one
-        1 + greater + equal, the realistic one their mean.
+        (greater, equal), int64 (B,), the same in every process. The optimistic rank is
+        1 + greater, the pessimistic one 1 + greater + equal, the realistic one their mean.
 
     Raises:
-        ValueError: a score is NaN.
+        ValueError: a score is NaN, a target or known answer is none of the entities; in every
+            process.
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
     check_index("targets", targets, queries.shape[0], like=entities)
     check_mask(mask, entities)
     check_streaming(precision, score_memory)
+    check_first(first, group)
     indptr, indices = check_known(known, queries)
     greater, equal = _rank_targets(
-        queries, entities, targets, indptr, indices, mask, precision, score_memory
+        queries, entities, targets, indptr, indices, mask, precision, score_memory, group, first
     )
     return greater, equal
 
@@ -74,25 +85,27 @@ def topk_entities(
     *,
     precision: str = "fp32",
     score_memory: int = DEFAULT_SCORE_MEMORY,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The k best entities per query, best first; of equal scores the lower index first.
 
     Args:
-        k: in 1 .. N. Others as in `rank_targets`; `known` answers are left out.
+        k: in 1 .. N, the entities of all processes. Others as in `rank_targets`; `known` answers
+            are left out.
 
     Returns:
-        (scores (B, k) in the tables' dtype, indices int64 (B, k)). Rows with fewer than k
-        candidates end in score -inf and index -1.
+        (scores (B, k) in the tables' dtype, indices int64 (B, k)), the same in every process.
+        Rows with fewer than k candidates end in score -inf and index -1.
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
     check_mask(mask, entities)
     check_streaming(precision, score_memory)
-    if not 1 <= k <= entities.shape[0]:
-        raise ValueError(f"k must lie in 1 .. {entities.shape[0]}, the number of entities; got {k}")
+    check_first(first, group)
     indptr, indices = check_known(known, queries)
     scores, best = _topk_entities(
-        queries, entities, k, indptr, indices, mask, precision, score_memory
+        queries, entities, k, indptr, indices, mask, precision, score_memory, group, first
     )
     return scores, best
 
@@ -116,17 +129,24 @@ def _reference(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    check_range("targets", targets, entities.shape[0])
-    check_known_values(indptr, indices, entities.shape[0])
+    block = block_of(entities, first, group)
+    check_range("targets", targets, block.total)
+    check_known_values(indptr, indices, block.total)
     z = queries @ apply_mask(entities, mask).T
-    if bool(z.isnan().any()):
+    if anywhere(bool(z.isnan().any()), group, z.device):
         raise ValueError(_NAN)
-    others = ~_known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device)
-    rows = torch.arange(z.shape[0], device=z.device)
-    others[rows, targets] = False
-    score = z[rows, targets][:, None]
-    return ((z > score) & others).sum(1), ((z == score) & others).sum(1)
+    own = block.known(indptr, indices)
+    others = ~_known_matrix(*own, (z.shape[0], z.shape[1]), z.device)
+    rows, columns = block.held(targets)
+    others[rows, columns] = False
+    score = z.new_zeros(z.shape[0])
+    score[rows] = z[rows, columns]
+    score = summed(score, group)[:, None]
+    greater, equal = ((z > score) & others).sum(1), ((z == score) & others).sum(1)
+    return summed(greater, group), summed(equal, group)
 
 
 _rank_targets = torch.library.custom_op("metasd::rank_targets", mutates_args=())(_reference)
@@ -142,13 +162,16 @@ def _cpu(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     if entities.dtype != torch.float32:
         return _reference(
-            queries, entities, targets, indptr, indices, mask, precision, score_memory
+            queries, entities, targets, indptr, indices, mask, precision, score_memory, group, first
         )
-    check_range("targets", targets, entities.shape[0])
-    check_known_values(indptr, indices, entities.shape[0])
+    block = block_of(entities, first, group)
+    check_range("targets", targets, block.total)
+    check_known_values(indptr, indices, block.total)
     dtype = product_dtype(precision)
     left, right = (
         operand("queries", queries, None, dtype),
@@ -156,16 +179,19 @@ def _cpu(
     )
     rows, columns = queries.shape[0], entities.shape[0]
     height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
+    height = block.agreed(height)
     greater, equal = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.int64)
     parts = list(blocks(columns, width))
     found_nan = 0
     for at in blocks(rows, height):
         # First the targets' scores, out of the very products that are then ranked against them.
-        scores = torch.empty(at.stop - at.start)
+        scores = torch.zeros(at.stop - at.start)
+        held, places = block.held(targets[at])
         for part in parts:
             z = _scores(left[at], right[part])
-            inside = ((targets[at] >= part.start) & (targets[at] < part.stop)).nonzero()[:, 0]
-            scores[inside] = z[inside, targets[at][inside] - part.start].float()
+            inside = (places >= part.start) & (places < part.stop)
+            scores[held[inside]] = z[held[inside], places[inside] - part.start].float()
+        summed(scores, group)
         for part in parts:
             if len(parts) > 1:
                 z = _scores(left[at], right[part])
@@ -175,7 +201,7 @@ def _cpu(
                 z.shape[0],
                 z.shape[1],
                 z.shape[1],
-                part.start,
+                block.first + part.start,
                 scores.data_ptr(),
                 targets[at].data_ptr(),
                 0 if indptr is None else indptr[at.start :].data_ptr(),
@@ -184,9 +210,9 @@ def _cpu(
                 equal[at].data_ptr(),
                 torch.get_num_threads(),
             )
-    if found_nan:
+    if anywhere(found_nan > 0, group, block.device):
         raise ValueError(_NAN)
-    return greater, equal
+    return summed(greater, group), summed(equal, group)
 
 
 def _scores(left: Tensor, right: Tensor) -> Tensor:
@@ -204,6 +230,8 @@ def _fake(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(targets), torch.empty_like(targets)
 
@@ -217,17 +245,20 @@ def _topk_reference(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    check_known_values(indptr, indices, entities.shape[0])
+    block = block_of(entities, first, group)
+    check_k(k, block.total)
+    check_known_values(indptr, indices, block.total)
     z = queries @ apply_mask(entities, mask).T
-    if bool(z.isnan().any()):
+    if anywhere(bool(z.isnan().any()), group, z.device):
         raise ValueError(_NAN)
-    z = z.masked_fill(
-        _known_matrix(indptr, indices, (z.shape[0], z.shape[1]), z.device), -torch.inf
-    )
+    own = block.known(indptr, indices)
+    z = z.masked_fill(_known_matrix(*own, (z.shape[0], z.shape[1]), z.device), -torch.inf)
     scores, order = z.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :k].contiguous(), order[:, :k].contiguous()
-    return scores, order.masked_fill(scores == -torch.inf, -1)
+    return block.best(scores, order.masked_fill(scores == -torch.inf, -1), k)
 
 
 _topk_entities = torch.library.custom_op("metasd::topk_entities", mutates_args=())(_topk_reference)
@@ -243,10 +274,17 @@ def _topk_cpu(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     if entities.dtype != torch.float32:
-        return _topk_reference(queries, entities, k, indptr, indices, mask, precision, score_memory)
-    check_known_values(indptr, indices, entities.shape[0])
+        return _topk_reference(
+            queries, entities, k, indptr, indices, mask, precision, score_memory, group, first
+        )
+    block = block_of(entities, first, group)
+    check_k(k, block.total)
+    check_known_values(indptr, indices, block.total)
+    indptr, indices = block.known(indptr, indices)
     dtype = product_dtype(precision)
     left, right = (
         operand("queries", queries, None, dtype),
@@ -275,9 +313,9 @@ def _topk_cpu(
                 part.stop == columns,
                 torch.get_num_threads(),
             )
-    if found_nan:
+    if anywhere(found_nan > 0, group, block.device):
         raise ValueError(_NAN)
-    return scores, best
+    return block.best(scores, best, k)
 
 
 @_topk_entities.register_fake
@@ -290,6 +328,8 @@ def _topk_fake(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     scores = queries.new_empty(queries.shape[0], k)
     return scores, torch.empty_like(scores, dtype=torch.int64)

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from metasd import kernels
+import gpu_cases
 from metasd.config import Config
 from metasd.graph import Graph, load_graph
 
@@ -27,19 +27,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> str:
     if torch.cuda.is_available():
         return "cuda"
     pytest.importorskip("triton")
-    from triton.runtime import interpreter
-
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def patch(tensor: type, scope: interpreter._LangPatchScope) -> None:
-        patch_tensor(tensor, scope)  # its own __index__ fails with numpy 2.4
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch)
-    for name, (operation, reference) in kernels.gpu.operations().items():
-        function = kernels.gpu.implementation(name, reference)
-        functions = operation._backend_fns
-        monkeypatch.setitem(functions, "cpu" if "cpu" in functions else None, function)
+    gpu_cases.interpret(monkeypatch)
     return "cpu"
 
 

@@ -4,10 +4,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import kernel_cases as kc
+from metasd import kernels
+
+
+def interpret(patch: pytest.MonkeyPatch) -> None:
+    """Runs the operations' GPU implementations on CPU tensors; TRITON_INTERPRET is set."""
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patched(tensor: type, scope: interpreter._LangPatchScope) -> None:
+        patch_tensor(tensor, scope)  # its own __index__ fails with numpy 2.4
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    patch.setattr(interpreter, "_patch_lang_tensor", patched)
+    for name, (operation, reference) in kernels.gpu.operations().items():
+        functions = operation._backend_fns
+        function = kernels.gpu.implementation(name, reference)
+        patch.setitem(functions, "cpu" if "cpu" in functions else None, function)
 
 
 def to(c: kc.Case, device: str) -> kc.Case:

@@ -16,7 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._checks import check_known_values
+from .._block import Block, block_of
+from .._checks import check_k, check_known_values
+from .._group import summed
 from .._stream import blocks
 from . import operands
 from ._launch import cdiv, check_index_range, is_recording, launch, product_precision
@@ -48,20 +50,26 @@ def rank_targets(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`metasd::rank_targets` for fp32 tables. Waits for the device to know of NaN scores."""
-    check_index_range("targets", targets, entities.shape[0])
-    _check_known(indptr, indices, entities.shape[0])
+    block = block_of(entities, first, group)
+    check_index_range("targets", targets, block.total)
+    _check_known(indptr, indices, block.total)
+    indptr, indices = block.known(indptr, indices)
     scores = _scores(queries, entities, mask, precision)
+    target_scores = _target_scores(scores, targets, block)
+    targets = targets - block.first if block.first else targets
     strips = cdiv(scores.entities, scores.tile.n)
     counts = torch.zeros((3, scores.rows), dtype=torch.int64, device=scores.device)
     for at in _row_blocks(scores, 12 * strips, score_memory):
         part = scores.part(at, slice(None))
-        target_scores = part.of_targets(targets[at])
         found = torch.empty((3, strips, part.rows), dtype=torch.int32, device=scores.device)
         known = _known_bits(part, at, indptr, indices)
-        part.launch(_rank_kernel, targets[at], target_scores, known, found)
+        part.launch(_rank_kernel, targets[at], target_scores[at], known, found)
         counts[:, at] = found.sum(1)
+    summed(counts, group)
     _refuse_nan(counts[2])
     return counts[0].clone(), counts[1].clone()
 
@@ -75,6 +83,8 @@ def topk_entities(
     mask: Tensor | None,
     precision: str,
     score_memory: int,
+    group: str = "",
+    first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`metasd::topk_entities` for fp32 tables. Waits for the device to know of NaN scores.
 
@@ -82,12 +92,15 @@ def topk_entities(
     entity's number below; the best of those are taken by the library. Keys are all different, so
     there are no ties, and of equal scores the lower number wins.
     """
-    _check_known(indptr, indices, entities.shape[0])
+    block = block_of(entities, first, group)
+    check_k(k, block.total)
+    _check_known(indptr, indices, block.total)
+    indptr, indices = block.known(indptr, indices)
     scores = _scores(queries, entities, mask, precision)
-    tile = scores.tile
-    kept = k if k <= _EXTRACTED else tile.n
+    tile, own = scores.tile, min(k, block.rows)
+    kept = own if own <= _EXTRACTED else tile.n
     strips = cdiv(scores.entities, tile.n)
-    best = torch.empty((scores.rows, k), dtype=torch.int64, device=scores.device)
+    best = torch.empty((scores.rows, own), dtype=torch.int64, device=scores.device)
     nan = torch.zeros(scores.rows, dtype=torch.int64, device=scores.device)
     for at in _row_blocks(scores, (8 * kept + 4) * strips, score_memory):
         part = scores.part(at, slice(None))
@@ -95,10 +108,10 @@ def topk_entities(
         found = torch.empty((strips, part.rows), dtype=torch.int32, device=scores.device)
         known = _known_bits(part, at, indptr, indices)
         part.launch(_topk_kernel, known, keys, found, keys.stride(0), kept, ALL=kept == tile.n)
-        best[at] = keys.topk(k, dim=1).values
+        best[at] = keys.topk(own, dim=1).values
         nan[at] = found.sum(0)
-    _refuse_nan(nan)
-    return decoded_keys(best)
+    _refuse_nan(summed(nan, group))
+    return block.best(*decoded_keys(best), k)
 
 
 def decoded_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,6 +127,18 @@ def _scores(queries: Tensor, entities: Tensor, mask: Tensor | None, precision: s
     return Scores(precision, entities, operands.queries(queries, precision), mask)
 
 
+def _target_scores(scores: Scores, targets: Tensor, block: Block) -> Tensor:
+    """fp32 (B,): made by the process that holds the target."""
+    if not block.group:
+        return scores.of_targets(targets)[0]
+    found = torch.zeros(scores.rows, device=scores.device)
+    if block.rows:
+        at, rows = block.held(targets)
+        places = torch.zeros_like(targets).index_copy_(0, at, rows)
+        found[at] = scores.of_targets(places)[0, at]
+    return summed(found, block.group)
+
+
 def _refuse_nan(counts: Tensor) -> None:
     if not is_recording() and bool(counts.any()):
         raise ValueError(_NAN)
@@ -127,7 +152,8 @@ def _check_known(indptr: Tensor | None, indices: Tensor | None, entities: int) -
 def _row_blocks(scores: Scores, bytes_per_row: int, score_memory: int) -> Iterator[slice]:
     """Blocks of rows whose partials, and one bit a score, take about `score_memory` bytes."""
     least = scores.tile.b
-    height = score_memory // (bytes_per_row + 4 * cdiv(scores.entities, 32)) // least * least
+    bytes_per_row += 4 * cdiv(scores.entities, 32)
+    height = score_memory // max(bytes_per_row, 1) // least * least
     return blocks(scores.rows, max(height, least))
 
 

@@ -1,0 +1,276 @@
+"""Operations on tables in blocks, one to a process, against one process that has them whole.
+
+Every process answers the same questions about its blocks as one alone does about the tables.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gpu_cases
+import kernel_cases as kc
+import processes
+import test_ranking as tr
+import test_topk_mask as tm
+from metasd import kernels
+from metasd.kernels import _group
+from metasd.kernels.topk_mask import _reference_in_group
+
+Share = tuple[float, ...]
+Answers = dict[str, Any]
+
+WHOLE: Share = (1.0,)
+SHARES: dict[int, list[Share]] = {
+    2: [(0.3, 0.7), (0.0, 1.0), (1.0, 0.0), (0.01, 0.99)],
+    3: [(0.1, 0.55, 0.35), (0.5, 0.0, 0.5), (0.0, 1.0, 0.0)],
+    4: [(0.05, 0.0, 0.9, 0.05), (0.25, 0.25, 0.25, 0.25)],
+}
+"""Of a table's rows, every process's, by the number of processes."""
+
+SHARDED = [True, False, True]
+"""Heads, relations, tails: those that every process has lie between the others."""
+
+
+def block(rows: int, share: Share, rank: int) -> slice:
+    return slice(round(rows * sum(share[:rank])), round(rows * sum(share[: rank + 1])))
+
+
+TORCH = "weight in plain torch"
+"""What a GPU's tables go through."""
+
+
+def own_blocks(tables: Sequence[Tensor], share: Share, rank: int) -> list[Tensor]:
+    return [
+        table[block(len(table), share, rank)].clone() if sharded else table
+        for table, sharded in zip(tables, SHARDED, strict=True)
+    ]
+
+
+def answer(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ValueError as error:
+        return str(error)
+
+
+def mask_answers(group: str, share: Share) -> Answers:
+    """Masks, or an error's text, by what was asked. Processes may have different threads."""
+    rank, _ = _group.processes(group)
+    answers: Answers = {}
+
+    def ask(name: str, whole: list[Tensor], fraction: float) -> None:
+        tables = own_blocks(whole, share, rank)
+        place: Any = {"group": group, "sharded": SHARDED}
+        for granularity in ("weight", "row"):
+            answers[f"{name}, {fraction}, {granularity}"] = answer(
+                partial(kernels.topk_mask, tables, fraction, granularity, **place)
+            )
+        answers[f"{name}, {fraction}, {TORCH}"] = answer(
+            partial(_reference_in_group, tables, fraction, False, **place)
+        )
+
+    with kc.threads(1 + rank % 2):
+        for place in range(3):
+            whole = tm.tables_of([(20, 33), (6, 70), (20, 64)], "infinities")
+            whole[place][5, 4] = torch.nan
+            ask(f"NaN in table {place}", whole, 0.5)
+        for fill in tm.FILLS:
+            for fraction in (0.0, 0.5, 0.9, 1.0):
+                ask(fill, tm.tables_of([(20, 33), (6, 70), (20, 64)], fill), fraction)
+        ask("no rows", [torch.zeros(0, 3), torch.zeros(0, 40), torch.zeros(0, 2)], 0.5)
+    return answers
+
+
+def ranking_answers(group: str, share: Share) -> Answers:
+    """Counts and the best, or an error's text, by what was asked."""
+    answers: Answers = {}
+    for dtype in tr.DTYPES:
+        answers |= {f"{name}, {dtype}": x for name, x in _small(group, share, dtype).items()}
+    for memory in (1, 1 << 18, 1 << 22):  # which makes row blocks of other heights in other blocks
+        p = tr.problem(130, 2503, kind="random")
+        answers |= ask(f"{memory} bytes of many", p, 700, group, share, memory)
+    return answers
+
+
+def gpu_answers(group: str, share: Share) -> Answers:
+    """The same of the GPU's kernels, under Triton's interpreter."""
+    with pytest.MonkeyPatch.context() as patch:
+        gpu_cases.interpret(patch)
+        return _small(group, share, torch.float32)
+
+
+def _small(group: str, share: Share, dtype: torch.dtype) -> Answers:
+    answers: Answers = {}
+    for row in (0, 249):
+        p = tr.problem(17, 250, dtype=dtype)
+        p.entities[row, 0] = torch.nan
+        answers |= ask(f"NaN in entity {row}", p, 3, group, share)
+    p = tr.problem(17, 250, kind="random", dtype=dtype)
+    for k in (1, 10, 250, 251):
+        answers |= ask("masked", p, k, group, share)
+    p.left_out[4] = [7, 250]
+    answers |= ask("no such answer", p, 1, group, share)
+    p.targets[3], p.left_out[4] = 250, [7]
+    answers |= ask("no such target", p, 1, group, share)
+    return answers | ask("no queries", tr.problem(0, 250, dtype=dtype), 4, group, share)
+
+
+def ask(
+    name: str, p: tr.Problem, k: int, group: str, share: Share, memory: int = 1 << 20
+) -> Answers:
+    rank, _ = _group.processes(group)
+    at = block(len(p.entities), share, rank)
+    mask = None if p.mask is None else p.mask[at].clone()
+    tables = p.queries, p.entities[at].clone()
+    place: Any = {"score_memory": memory, "group": group, "first": at.start}
+    answers: Answers = {}
+    for which, known in (("unknown", tr.csr(p.left_out)), ("all", None)):
+        answers[f"{name}, ranks among {which}"] = answer(
+            partial(kernels.rank_targets, *tables, p.targets, known, mask, **place)
+        )
+        answers[f"{name}, {k} best of {which}"] = answer(
+            partial(kernels.topk_entities, *tables, k, known, mask, **place)
+        )
+    return answers
+
+
+def sound_answers(group: str) -> Answers:
+    """Operations under a group's name as PyTorch's own checks and compiler see them."""
+    rank, size = _group.processes(group)
+    p = tr.problem(3, 20)
+    share = tuple(1 / size for _ in range(size))
+    at = block(20, share, rank)
+    known, mask = tr.csr(p.left_out), None
+    rest = (*known, mask, "fp32", 1, group, at.start)
+    q, e, operations = p.queries, p.entities[at].clone(), torch.ops.metasd
+    torch.library.opcheck(operations.rank_targets.default, (q, e, p.targets, *rest))
+    torch.library.opcheck(operations.topk_entities.default, (q, e, 12, *rest))
+    for per_row in (False, True):
+        torch.library.opcheck(
+            operations.topk_mask_in_group.default, ([e, q], 0.6, per_row, group, [True, False])
+        )
+
+    def run(e: Tensor) -> list[Tensor]:
+        (mask,) = kernels.topk_mask([2 * e], 0.6, group=group, sharded=[True])
+        ranks = kernels.rank_targets(q, e, p.targets, known, mask, group=group, first=at.start)
+        return [mask, *ranks]
+
+    return {
+        "compiled": kc.same_bits(kc.compiled(run)(e), run(e)),
+        "blocks in another order": answer(
+            lambda: kernels.topk_entities(q, e, 1, group=group, first=20 - at.stop)
+        ),
+    }
+
+
+def work(group: str) -> dict[str, list[Answers]]:
+    """What this process answers, by the shares of its group."""
+    _, size = _group.processes(group)
+    return {
+        "masks": [mask_answers(group, share) for share in SHARES[size]],
+        "ranking": [ranking_answers(group, share) for share in SHARES[size] if size < 4],
+        "gpu": [gpu_answers(group, share) for share in SHARES[size][1:2] if size == 3],
+        "soundness": [sound_answers(group)] if size == 2 else [],
+    }
+
+
+@cache
+def answers_of(size: int) -> list[dict[str, list[Answers]]]:
+    """Every process's, which are started once for all tests."""
+    return processes.run(work, size)
+
+
+@cache
+def whole(ask_all: Callable[[str, Share], Answers]) -> Answers:
+    return ask_all("", WHOLE)
+
+
+def same(got: Any, wanted: Any) -> bool:
+    if isinstance(got, str) or isinstance(wanted, str):
+        return bool(got == wanted)
+    return kc.same_bits(got, wanted)
+
+
+def assert_same(got: Answers, wanted: Answers, where: str) -> None:
+    assert got.keys() == wanted.keys()
+    wrong = [name for name, value in got.items() if not same(value, wanted[name])]
+    assert not wrong, f"{where}: {wrong}"
+
+
+@pytest.mark.parametrize("size", SHARES)
+def test_masks_are_those_of_the_whole_tables(size: int) -> None:
+    for rank, answers in enumerate(answers_of(size)):
+        for share, got in zip(SHARES[size], answers["masks"], strict=True):
+            wanted = {
+                name: x if isinstance(x, str) else own_blocks(x, share, rank)
+                for name in got
+                for x in [whole(mask_answers)[name.replace(TORCH, "weight")]]
+            }
+            assert_same(got, wanted, f"process {rank} of {share}")
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_process_ranks_as_one_does(size: int) -> None:
+    for rank, answers in enumerate(answers_of(size)):
+        for share, got in zip(SHARES[size], answers["ranking"], strict=True):
+            assert_same(got, whole(ranking_answers), f"process {rank} of {share}")
+
+
+def test_gpus_rank_as_one_process_does() -> None:
+    pytest.importorskip("triton")
+    wanted = _small("", WHOLE, torch.float32)
+    for rank, answers in enumerate(answers_of(3)):
+        assert_same(answers["gpu"][0], wanted, f"process {rank}")
+
+
+def test_operations_are_sound_within_a_group() -> None:
+    for answers in answers_of(2):
+        found = answers["soundness"][0]
+        assert found["compiled"]
+        assert "must follow each other" in found["blocks in another order"]
+
+
+def hang_or_fail(group: str) -> None:
+    rank, _ = _group.processes(group)
+    if rank == 1:
+        raise KeyError("of process 1")
+    _group.summed(torch.zeros(1), group)
+
+
+def test_a_process_that_fails_is_heard_of() -> None:
+    with pytest.raises(AssertionError, match="KeyError: 'of process 1'"):
+        processes.run(hang_or_fail, 2)
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "error", "message"),
+    [
+        (torch.zeros(2, 3), {}, ValueError, "sharded must hold a bool for each of 1 tables; got N"),
+        (torch.zeros(2, 3), {"sharded": [True] * 2}, ValueError, "for each of 1 tables; got 2"),
+        (torch.zeros(2, 3).double(), {"sharded": [True]}, TypeError, "must be float32 within a gr"),
+    ],
+)
+def test_bad_input_is_named(
+    table: Tensor, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        kernels.topk_mask([table], group="others", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"first": 3}, "first must be 0 without a group; got 3"),
+        ({"first": -1, "group": "others"}, "first must be not negative; got -1"),
+    ],
+)
+def test_bad_places_are_named(options: dict[str, Any], message: str) -> None:
+    q, e = torch.zeros(2, 3), torch.zeros(5, 3)
+    with pytest.raises(ValueError, match=message):
+        kernels.rank_targets(q, e, torch.zeros(2, dtype=torch.int64), **options)
+    with pytest.raises(ValueError, match=message):
+        kernels.topk_entities(q, e, 1, **options)
