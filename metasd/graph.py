@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from metasd import families
 from metasd.errors import InputError, nearest
 from metasd.known import IntArray, KnownAnswers
-from metasd.reading import Column, Triples, read_text, read_triples
+from metasd.reading import Column, Triples, read_text, read_triples, whole
 from metasd.vocabulary import Vocabulary
 
 SPLITS = ("train", "valid", "test")
@@ -275,7 +275,7 @@ def _from_folder(folder: Path, columns: str) -> Graph:
             raise InputError(f"{folder}: {names} are both there; which one is {name}? keep one")
     splits = {name: read_triples(found[0], columns) for name, found in files.items()}
     labels = folder / "entity_labels.tsv"
-    human = read_text(labels, ("id", "label")) if labels.exists() else None
+    human = whole(read_text(labels, ("id", "label"))) if labels.exists() else None
     return _build(folder.resolve().name, splits, human)
 
 
