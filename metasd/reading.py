@@ -7,7 +7,7 @@ import io
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,7 @@ def _bad(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.match_substring_regex(labels, r"^$|[\t\n\r\x00]")
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
