@@ -504,7 +504,9 @@ def prepare(
         "digest": made.digest,
         "notes": list(made.notes),
     }
-    _print_record(record if as_json else {**record, "notes": "; ".join(made.notes)}, as_json)
+    _print_record(
+        record if as_json else {**record, "notes": "; ".join(made.notes) or None}, as_json
+    )
 
 
 @app.command()

@@ -71,7 +71,7 @@ class MappedLabels(Sequence[str]):
         import pyarrow as pa  # compressed models do without
         import pyarrow.compute as pc
 
-        wanted = text.lower()
+        wanted = text.lower().encode(errors="replace").decode()
         pairs = {wanted[i : i + 2] for i in range(max(1, len(wanted) - 1))}
         found = []
         for start in range(0, len(self), PART):
@@ -84,8 +84,9 @@ class MappedLabels(Sequence[str]):
             shared = np.zeros(len(labels), dtype=np.int64)
             for pair in pairs:
                 shared += pc.match_substring(labels, pair).to_numpy(zero_copy_only=False)
-            far = np.abs(pc.utf8_length(labels).to_numpy(zero_copy_only=False) - len(wanted))
-            best = np.lexsort((far, -shared))[:_NEAR]
+            length = pc.utf8_length(labels).to_numpy(zero_copy_only=False)
+            shared[length == 0] = 0
+            best = np.lexsort((np.abs(length - len(wanted)), -shared))[:_NEAR]
             found += [self[start + i] for i in best[shared[best] > 0].tolist()]
         return found
 

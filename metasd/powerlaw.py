@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metasd.errors import InputError
-from metasd.rows import PART, IntArray
+from metasd.rows import IntArray
 
 _MIN_ENTITIES = 100
+_DRAWN = 1 << 20  # triples that are drawn together; with another number they are others
 _MAX_HELD_OUT = 10_000
 _SKEWED_DRAWS = 3  # then what a head still lacks is drawn evenly, which soon ends
 
@@ -100,7 +101,7 @@ class PowerLaw:
         first = 0
         while first < self.num_entities:
             before = int(ends[first] - degree[first])
-            last = max(first + 1, int(np.searchsorted(ends, before + PART, "right")))
+            last = max(first + 1, int(np.searchsorted(ends, before + _DRAWN, "right")))
             draw = np.random.Generator(np.random.PCG64([self.seed, first]))
             triples = self._draw(first, degree[first:last], shifts, draw)
             split = np.zeros(len(triples), dtype=np.int8)

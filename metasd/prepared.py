@@ -118,7 +118,7 @@ def prepare(
             "notes": notes,
             "unseen": graph.unseen,
             "digest": graph.digest,
-            "files": {key: _check(folder, key) for key in _ARRAYS},
+            "files": {key: _found(folder, key) for key in _ARRAYS},
         }
         write_text(folder / PREPARED, json.dumps(description, indent=1) + "\n")
     return load_graph(out)
@@ -137,8 +137,8 @@ def load_prepared(folder: Path, source: dict[str, Any] | None = None) -> Graph:
         if told["format"] != _FORMAT:
             raise InputError(f"{folder}: format {told['format']}, not {_FORMAT}: prepare it again")
         for key in _ARRAYS:
-            if _check(folder, key) != told["files"][key]:
-                raise InputError(f"{folder / key}.npy: damaged, or of another graph")
+            if _found(folder, key) != told["files"][key]:
+                raise InputError(f"{folder / key}.npy: missing, damaged or of another graph")
         arrays = {key: _map(folder, key) for key in _ARRAYS}
         graph = _graph(told["name"], arrays, told["notes"], source)
         keys, indptr, indices = (arrays[f"known_{part}"] for part in ("keys", "indptr", "indices"))
@@ -352,9 +352,12 @@ def _map(folder: Path, name: str) -> Any:
     return array if array.ndim == 2 else array.view(np.ndarray)
 
 
-def _check(folder: Path, name: str) -> dict[str, Any]:
+def _found(folder: Path, name: str) -> dict[str, Any] | None:
     """What tells an array's file: its shape and size, and the content of a small one."""
     path = folder / f"{name}.npy"
-    array, size = _map(folder, name), path.stat().st_size
+    try:
+        array, size = _map(folder, name), path.stat().st_size
+    except (OSError, ValueError, EOFError, AttributeError):
+        return None
     crc = zlib.crc32(path.read_bytes()) if size <= _SMALL else None
     return {"shape": list(array.shape), "dtype": array.dtype.str, "bytes": size, "crc32": crc}
