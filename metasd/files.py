@@ -44,7 +44,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} already exists")
     temporary = path.with_name(f".{path.name}.new")
     temporary.mkdir(parents=True, exist_ok=True)
-    with lock(temporary):
+    with lock(temporary, "writing"):
         for left in temporary.iterdir():
             if left.name != _LOCK:
                 left.unlink()
@@ -112,11 +112,11 @@ def read_yaml(path: str | Path) -> Any:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, doing: str = "training") -> Iterator[None]:
     """One process a folder; the system lets go of the lock however the process ends."""
     with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{folder}: another process is at work in this folder") from None
+            raise InputError(f"{folder}: another process is {doing} in this folder") from None
         yield

@@ -239,7 +239,7 @@ def test_a_killed_prepare_leaves_nothing(tmp_path: Path) -> None:
     while not list(tmp_path.glob(".out.new/human_order.npy")):
         assert child.poll() is None
         time.sleep(0.01)
-    with pytest.raises(InputError, match="another process is at work in this folder"):
+    with pytest.raises(InputError, match="another process is writing in this folder"):
         prepare("powerlaw:1000", out)
     child.send_signal(signal.SIGKILL)
     child.wait()
