@@ -94,11 +94,13 @@ def test_a_folder(folder: Path, tmp_path: Path, memory: int) -> None:
 
 
 def test_small_blocks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_graph(folder)
+    assert expected.digest
     monkeypatch.setattr("metasd.reading._BLOCK", 5000)
     monkeypatch.setattr("metasd.prepared._BLOCK", 300)
-    monkeypatch.setattr("metasd.rows.PART", 100)
+    for module in ("rows", "graph", "mapped", "prepared"):
+        monkeypatch.setattr(f"metasd.{module}.PART", 100)
     monkeypatch.setattr("metasd.rows._SORTING", 1 << 14)
-    expected = load_graph(folder)
     check_same(prepare(folder, tmp_path / "out", memory=MIB), expected)
     assert len(list(metasd.prepared.read_batches(folder / "train.txt", "hrt"))) > 5
 
@@ -244,7 +246,9 @@ def test_a_killed_prepare_leaves_nothing(tmp_path: Path) -> None:
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not out.exists()
+    (tmp_path / ".out.new" / "whole.npy").touch()
     made = prepare("powerlaw:1000", out)
+    assert not (out / "whole.npy").exists()
     assert made.digest == load_graph("powerlaw:1000").digest
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
