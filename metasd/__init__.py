@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .graph import Graph, load_graph
     from .model import Model
     from .models import Scoring
+    from .prepared import prepare
     from .run import Run
     from .trainer import Interrupted, resume, train
 
@@ -39,6 +40,7 @@ _WHERE = {
     "compress": "compressed",
     "evaluate": "evaluation",
     "load_graph": "graph",
+    "prepare": "prepared",
     "preset": "config",
     "resume": "trainer",
     "train": "trainer",
@@ -56,6 +58,7 @@ __all__ = [
     "compress",
     "evaluate",
     "load_graph",
+    "prepare",
     "preset",
     "resume",
     "train",

@@ -46,6 +46,13 @@ Shards = Annotated[
     ),
 ]
 Replicas = Annotated[int, typer.Option(help="Copies of the blocks, which share each batch.")]
+Columns = Annotated[str, typer.Option(help="The order of head, relation and tail in the files.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares of train, valid and test when GRAPH is a single file.", show_default=_SHARES
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder, or one of `metasd compress`.")
@@ -110,16 +117,8 @@ def train(
         Path | None, typer.Option("--run", help="The run folder.", show_default="runs/<graph>-<n>")
     ] = None,
     data_dir: DataDir = None,
-    columns: Annotated[
-        str, typer.Option(help="The order of head, relation and tail in the files.")
-    ] = "hrt",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Shares of train, valid and test when GRAPH is a single file.",
-            show_default=_SHARES,
-        ),
-    ] = None,
+    columns: Columns = "hrt",
+    split: Split = None,
     shards: Shards = None,
     replicas: Replicas = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -140,10 +139,7 @@ def train(
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     trainer.training_device(settings.train.device)
-    shares = _shares(split or _SHARES)
-    if split is not None and not Path(graph).is_file():
-        raise InputError(f"--split is for a graph in a single file; got {graph}")
-    data = load_graph(graph, data_dir, columns=columns, split=shares)
+    data = load_graph(graph, data_dir, columns=columns, split=_shares_of(graph, split))
     if dry_run:
         _print_record(plan(data, settings), as_json)
         return
@@ -493,6 +489,44 @@ def serve(
 
 
 @app.command()
+def prepare(
+    graph: Annotated[
+        str,
+        typer.Argument(metavar="GRAPH", help="A folder or file of triples, or a name."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the prepared graph.")],
+    data_dir: DataDir = None,
+    columns: Columns = "hrt",
+    split: Split = None,
+    seed: Annotated[
+        int, typer.Option(help="For splitting a single file, and for a generated graph.")
+    ] = 0,
+    memory: Annotated[int, typer.Option(min=1, help="MiB for sorting.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Write a graph of any size into a folder that is mapped into memory instead of read."""
+    from .graph import SPLITS
+    from .prepared import prepare as prepare_graph
+
+    shares = _shares_of(graph, split)
+    made = prepare_graph(
+        graph, out, data_dir, columns=columns, split=shares, seed=seed, memory=memory << 20
+    )
+    record: dict[str, Any] = {
+        "folder": str(out),
+        "graph": made.name,
+        "entities": made.num_entities,
+        "relations": made.num_relations,
+        **{f"{name} triples": len(made.split(name)) for name in SPLITS},
+        "digest": made.digest,
+        "notes": list(made.notes),
+    }
+    _print_record(
+        record if as_json else {**record, "notes": "; ".join(made.notes) or None}, as_json
+    )
+
+
+@app.command()
 def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
     """The graphs that can be named."""
     from .graph import known_graphs
@@ -619,11 +653,14 @@ def _answer_file(
     print(f"{count} questions answered: {out}")
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def _shares_of(graph: str, split: str | None) -> tuple[float, float, float]:
+    """The shares of a graph's splits, as --split says or by default."""
     try:
-        train, valid, test = (float(part) for part in text.split(","))
+        train, valid, test = (float(part) for part in (split or _SHARES).split(","))
     except ValueError:
-        raise InputError(f"--split takes three shares such as 0.9,0.05,0.05; got {text}") from None
+        raise InputError(f"--split takes three shares such as 0.9,0.05,0.05; got {split}") from None
+    if split is not None and not Path(graph).is_file():
+        raise InputError(f"--split is for a graph in a single file; got {graph}")
     return train, valid, test
 
 

@@ -144,7 +144,8 @@ def _rank(
             (torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)),
             precision=precision,
             score_memory=score_memory,
-            **({"group": shards.group} if shards.group else {}),
+            group=shards.group,
+            first=shards.block(model.num_entities).start,
         )
         counts[0, start : start + _CHUNK], counts[1, start : start + _CHUNK] = above, ties
     greater, equal = shards.over_replicas(counts).numpy()

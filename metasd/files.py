@@ -3,11 +3,14 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError, about, nearest
+
+_LOCK = ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -23,7 +26,42 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; flushed to the disk and renamed to it at the end.
+
+    `path` appears whole or not at all. What an earlier process left when it was killed is removed.
+
+    Raises:
+        InputError: there is something at `path`, or another process is making it.
+    """
+    if not path.name:
+        raise InputError(f'a folder needs a name of its own; got "{path}"')
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} already exists")
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.mkdir(parents=True, exist_ok=True)
+    with lock(temporary, "writing"):
+        for left in temporary.iterdir():
+            if left.name != _LOCK:
+                left.unlink()
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+            (temporary / _LOCK).unlink()
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _flush_folder(path.parent)
+
+
+def _flush_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
@@ -33,6 +71,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def beside(path: Path) -> Path:
     """Where a file is written before it is renamed to `path`."""
     return path.with_name(f".{path.name}.tmp")
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Writes a text file line by line."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines)
+
+    write_atomically(path, write)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,11 +117,11 @@ def read_yaml(path: str | Path) -> Any:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, doing: str = "training") -> Iterator[None]:
     """One process a folder; the system lets go of the lock however the process ends."""
-    with (folder / ".lock").open("w") as file:
+    with (folder / _LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{folder}: another process is training in this folder") from None
+            raise InputError(f"{folder}: another process is {doing} in this folder") from None
         yield

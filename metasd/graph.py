@@ -7,23 +7,28 @@ import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metasd import families
+from metasd import families, powerlaw
 from metasd.errors import InputError, nearest
-from metasd.known import IntArray, KnownAnswers
-from metasd.reading import Column, Triples, read_text, read_triples
+from metasd.known import KnownAnswers, runs
+from metasd.reading import Column, Triples, read_text, read_triples, whole
+from metasd.rows import PART, IntArray, count_shared, parts, sorted_unique
 from metasd.vocabulary import Vocabulary
 
 SPLITS = ("train", "valid", "test")
+ENTITY_LABELS = "entity_labels.tsv"
+PREPARED = "prepared.json"  # what tells a folder that ``prepare`` wrote
+_GENERATORS = ("families", "powerlaw")
 _SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz", ".parquet")
 _PYKEEN_GRAPHS = ("kinships", "nations", "umls")
 _ALIASES = {"fb237": "fb15k237", "wnrr": "wn18rr", "kinship": "kinships", "nation": "nations"}
@@ -68,12 +73,18 @@ class Graph(Vocabulary):
     @cached_property
     def entity_counts(self) -> IntArray:
         """int64 ``(N,)``: how often each entity is a head or a tail in train."""
-        return np.bincount(self.train[:, [0, 2]].ravel(), minlength=self.num_entities)
+        counts = np.zeros(self.num_entities, dtype=np.int64)
+        for part in parts(self.train):
+            counts += np.bincount(part[:, [0, 2]].ravel(), minlength=self.num_entities)
+        return counts
 
     @cached_property
     def relation_counts(self) -> IntArray:
         """int64 ``(R,)``: how many train triples each relation has."""
-        return np.bincount(self.train[:, 1], minlength=self.num_relations)
+        counts = np.zeros(self.num_relations, dtype=np.int64)
+        for part in parts(self.train):
+            counts += np.bincount(part[:, 1], minlength=self.num_relations)
+        return counts
 
     @cached_property
     def unseen(self) -> dict[str, int]:
@@ -81,9 +92,10 @@ class Graph(Vocabulary):
         new_entity, new_relation = self.entity_counts == 0, self.relation_counts == 0
         counts = {"entities": int(new_entity.sum()), "relations": int(new_relation.sum())}
         for name in ("valid", "test"):
-            head, relation, tail = self.split(name).T
-            new = new_entity[head] | new_relation[relation] | new_entity[tail]
-            counts[name] = int(new.sum())
+            counts[name] = 0
+            for head, relation, tail in (part.T for part in parts(self.split(name))):
+                new = new_entity[head] | new_relation[relation] | new_entity[tail]
+                counts[name] += int(new.sum())
         return counts
 
     @cached_property
@@ -92,11 +104,15 @@ class Graph(Vocabulary):
         digest = hashlib.sha256()
         for labels in (self.entities, self.relations):
             digest.update(f"{len(labels)}\n".encode())
-            digest.update("\0".join(labels).encode())
+            for start in range(0, len(labels), PART):
+                digest.update(
+                    b"\0" * (start > 0) + "\0".join(labels[start : start + PART]).encode()
+                )
         for name in SPLITS:
             triples = self.split(name)
             digest.update(f"\n{name} {len(triples)}\n".encode())
-            digest.update(np.ascontiguousarray(triples, dtype="<i8").tobytes())
+            for part in parts(triples):
+                digest.update(np.ascontiguousarray(part, dtype="<i8").data)
         return digest.hexdigest()
 
     def with_inverses(self, triples: IntArray) -> IntArray:
@@ -107,20 +123,34 @@ class Graph(Vocabulary):
     def known(self, splits: Sequence[str] = SPLITS) -> KnownAnswers:
         """Index the answers of every query of these splits, in both directions.
 
-        It is built anew at each call: keep the result.
+        It is built anew at each call: keep the result. That of all splits of a prepared graph is
+        there already, mapped into memory.
         """
+        if tuple(splits) == SPLITS and self._known is not None:
+            return self._known
         num_relations = 2 * self.num_relations
         triples = self.with_inverses(np.concatenate([self.split(name) for name in splits]))
-        triples = _sorted_unique(triples, self.num_entities, num_relations)
-        queries = triples[:, 0] * num_relations + triples[:, 1]
-        starts = np.flatnonzero(np.diff(queries, prepend=-1))
+        triples = sorted_unique(triples, self.num_entities, num_relations)
+        keys, starts = runs(triples, num_relations)
         return KnownAnswers(
-            keys=queries[starts],
-            indptr=np.append(starts, len(triples)).astype(np.int64),
+            keys=keys,
+            indptr=np.append(starts, len(triples)),
             indices=np.ascontiguousarray(triples[:, 2]),
             num_entities=self.num_entities,
             num_relations=num_relations,
         )
+
+    @cached_property
+    def _known(self) -> KnownAnswers | None:
+        return None  # load_prepared puts it here, and no copy with other triples takes it over
+
+
+class Generated(NamedTuple):
+    """A generated graph: labels in sorted order, and id triples of the splits, part by part."""
+
+    entities: pa.Array
+    relations: pa.Array
+    parts: Iterable[tuple[str, IntArray]]
 
 
 class KnownGraph(NamedTuple):
@@ -141,13 +171,15 @@ def load_graph(
 ) -> Graph:
     """Load a graph by path or by name.
 
-    Tried in this order: a folder or file of that path; ``families`` or ``families:N``, which are
-    generated; a folder of that name in ``data_dir``, then in the folders that the environment
-    variable METASD_DATA lists, whatever the case and punctuation; the graphs that PyKEEN brings.
+    Tried in this order: a folder or file of that path; ``families``, ``families:N``,
+    ``powerlaw:N`` or ``powerlaw:N:T``, which are generated; a folder of that name in ``data_dir``,
+    then in the folders that the environment variable METASD_DATA lists, whatever the case and
+    punctuation; the graphs that PyKEEN brings.
 
     A folder holds ``train``, ``valid`` and ``test`` as .txt or .tsv (also .gz) or .parquet, and may
     hold ``entity_labels.tsv`` (``id<TAB>label``). Text is UTF-8, tab-separated, without header.
-    Labels hold no NUL and, in .parquet, neither tabs nor line breaks.
+    Labels hold no NUL and, in .parquet, neither tabs nor line breaks. A folder that ``prepare``
+    wrote is mapped into memory, not read.
 
     Args:
         name_or_path: what to load; with a slash in it, it is only ever a path.
@@ -155,27 +187,13 @@ def load_graph(
         columns: which column of the file is head, relation and tail: a permutation of ``hrt``.
             Parquet columns that are named head, relation and tail go by their names.
         split: the shares of train, valid and test when the path is a single file.
-        seed: for splitting a single file and for generating ``families``.
+        seed: for splitting a single file and for generating a graph.
 
     Raises:
         InputError: nothing is found, or a file is not as described (with file and line number).
     """
-    if sorted(columns) != ["h", "r", "t"]:
-        raise InputError(f'columns must be a permutation of "hrt", such as "htr"; got "{columns}"')
-    if len(split) != 3 or min(split) < 0 or split[0] == 0 or not abs(sum(split) - 1) <= 1e-6:
-        raise InputError(f"split must be three shares that sum to 1, the first not 0; got {split}")
-    text = os.fspath(name_or_path)
-    path = Path(text).expanduser()
-    if text and path.exists():
-        text = str(path.resolve())
-        folder = path.is_dir()
-        graph = _from_folder(path, columns) if folder else _from_file(path, columns, split, seed)
-    elif not isinstance(name_or_path, str) or any(mark in text for mark in {"/", os.sep}):
-        raise InputError(f"{text}: no such file or folder")
-    elif text.partition(":")[0] == "families":
-        graph = _from_families(text, seed)
-    else:
-        graph = _from_folder(_find_by_name(text, data_dir), columns)
+    check_options(columns, split)
+    text, path = locate(name_or_path, data_dir)
     source = {
         "name_or_path": text,
         "data_dir": None if data_dir is None else str(Path(data_dir).expanduser().resolve()),
@@ -183,7 +201,44 @@ def load_graph(
         "split": list(split),
         "seed": seed,
     }
+    if path is None:
+        graph = _from_generator(text, seed)
+    elif is_prepared(path):
+        from metasd.prepared import load_prepared  # it is made of Graph
+
+        return load_prepared(path, source)
+    else:
+        folder = path.is_dir()
+        graph = _from_folder(path, columns) if folder else _from_file(path, columns, split, seed)
     return dataclasses.replace(graph, source=source)
+
+
+def check_options(columns: str, split: tuple[float, float, float]) -> None:
+    """InputError unless these are what ``load_graph`` takes."""
+    if sorted(columns) != ["h", "r", "t"]:
+        raise InputError(f'columns must be a permutation of "hrt", such as "htr"; got "{columns}"')
+    if len(split) != 3 or min(split) < 0 or split[0] == 0 or not abs(sum(split) - 1) <= 1e-6:
+        raise InputError(f"split must be three shares that sum to 1, the first not 0; got {split}")
+
+
+def locate(
+    name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
+) -> tuple[str, Path | None]:
+    """The name, or the whole path if it is one, and where the graph lies: None if generated."""
+    text = os.fspath(name_or_path)
+    path = Path(text).expanduser()
+    if text and path.exists():
+        return str(path.resolve()), path
+    if not isinstance(name_or_path, str) or any(mark in text for mark in {"/", os.sep}):
+        raise InputError(f"{text}: no such file or folder")
+    if text.partition(":")[0] in _GENERATORS:
+        return text, None
+    return text, _find_by_name(text, data_dir)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether ``prepare`` wrote this folder."""
+    return (path / PREPARED).is_file()
 
 
 def as_graph(graph: Graph | str | os.PathLike[str]) -> Graph:
@@ -195,6 +250,8 @@ def known_graphs(data_dir: str | os.PathLike[str] | None = None) -> list[KnownGr
     """Every graph that ``load_graph`` would find by name, in the order in which it looks."""
     size = f"{families.DEFAULT_ENTITIES} entities; families:N for another size"
     found = [KnownGraph("families", "generated", size)]
+    size = "powerlaw:N or powerlaw:N:T for N entities and T triples"
+    found.append(KnownGraph("powerlaw", "generated", size))
     for folder in _data_folders(data_dir):
         found += [KnownGraph(path.name, "folder", str(path)) for path in _graph_folders(folder)]
     pykeen = _pykeen_folder()
@@ -238,7 +295,11 @@ def _data_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
 def _graph_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _files_of(path, "train"))
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_dir() and (_files_of(path, "train") or is_prepared(path))
+    )
 
 
 def _pykeen_folder() -> Path | None:
@@ -249,22 +310,24 @@ def _pykeen_folder() -> Path | None:
     return Path(spec.submodule_search_locations[0]) / "datasets"
 
 
-def _from_families(text: str, seed: int) -> Graph:
-    size = text.partition(":")[2] if ":" in text else str(families.DEFAULT_ENTITIES)
-    if not size.isascii() or not size.isdigit():
+def generate(text: str, seed: int) -> Generated:
+    """What a name such as ``families:2000`` or ``powerlaw:20000:100000`` stands for."""
+    kind, *sizes = text.split(":")
+    numbers = [int(size) for size in sizes if size.isascii() and size.isdigit()]
+    if kind == "powerlaw":
+        if len(numbers) != len(sizes) or len(sizes) not in (1, 2):
+            wanted = "powerlaw:N or powerlaw:N:T with numbers of entities and triples"
+            raise InputError(f'write {wanted}; got "{text}"')
+        law = powerlaw.PowerLaw(numbers[0], numbers[1] if numbers[1:] else 5 * numbers[0], seed)
+        return Generated(law.entities(), law.relations(), law.parts())
+    if len(numbers) != len(sizes) or len(sizes) > 1:
         raise InputError(f'write families or families:N with a number of entities; got "{text}"')
-    world = families.generate(int(size), seed)
-    entities, relations = pa.array(world.entities), pa.array(world.relations)
-    splits: dict[str, Triples] = {}
-    for name in SPLITS:
-        head, relation, tail = world.triples[name].T
-        splits[name] = Triples(
-            Column(entities, head), Column(relations, relation), Column(entities, tail)
-        )
-    return _build(text, splits)
+    world = families.generate(numbers[0] if numbers else families.DEFAULT_ENTITIES, seed)
+    return Generated(pa.array(world.entities), pa.array(world.relations), world.triples.items())
 
 
-def _from_folder(folder: Path, columns: str) -> Graph:
+def split_files(folder: Path) -> dict[str, Path]:
+    """The one file of each split."""
     files = {name: _files_of(folder, name) for name in SPLITS}
     for name, found in files.items():
         if not found:
@@ -273,26 +336,73 @@ def _from_folder(folder: Path, columns: str) -> Graph:
         if len(found) > 1:
             names = " and ".join(path.name for path in found)
             raise InputError(f"{folder}: {names} are both there; which one is {name}? keep one")
-    splits = {name: read_triples(found[0], columns) for name, found in files.items()}
-    labels = folder / "entity_labels.tsv"
-    human = read_text(labels, ("id", "label")) if labels.exists() else None
-    return _build(folder.resolve().name, splits, human)
+    return {name: found[0] for name, found in files.items()}
 
 
-def _from_file(path: Path, columns: str, split: tuple[float, float, float], seed: int) -> Graph:
-    whole = _build(path.name.partition(".")[0] or path.name, {"train": read_triples(path, columns)})
-    total = len(whole.train)
+def graph_name(path: Path) -> str:
+    """How the graph of a file or folder is called."""
+    return path.resolve().name if path.is_dir() else path.name.partition(".")[0] or path.name
+
+
+def draw_splits(
+    path: Path, total: int, split: tuple[float, float, float], seed: int
+) -> tuple[npt.NDArray[np.int8], str]:
+    """For each sorted triple of a single file the number of its split, and a note of that."""
     valid, test = (max(1, round(share * total)) if share else 0 for share in split[1:])
     if valid + test >= total:
         raise InputError(f"{path}: {total} triples are too few to split")
     order = np.random.Generator(np.random.PCG64(seed)).permutation(total)
-    parts = np.split(whole.train[order], [total - valid - test, total - test])
-    train, valid_part, test_part = (part[np.lexsort(part.T[::-1])] for part in parts)
+    number = np.zeros(total, dtype=np.int8)
+    number[order[total - valid - test : total - test]] = 1
+    number[order[total - test :]] = 2
     shares = "/".join(f"{share:g}" for share in split)
-    note = f"one file, split {shares} with seed {seed}"
-    return dataclasses.replace(
-        whole, train=train, valid=valid_part, test=test_part, notes=(*whole.notes, note)
-    )
+    return number, f"one file, split {shares} with seed {seed}"
+
+
+def notes_of(
+    splits: dict[str, IntArray], dropped: dict[str, int], num_entities: int, num_relations: int
+) -> list[str]:
+    """A line for what was dropped and for what is in train, too; the splits are sorted."""
+    notes = [
+        f"{name}: {count} duplicate triples dropped" for name, count in dropped.items() if count
+    ]
+    shared = {
+        name: count_shared(splits["train"], splits[name], num_entities, num_relations)
+        for name in SPLITS[1:]
+    }
+    if any(shared.values()):
+        told = " and ".join(f"{count} {name}" for name, count in shared.items() if count)
+        notes.append(f"{told} triples are in train, too; they count")
+    return notes
+
+
+def _from_generator(text: str, seed: int) -> Graph:
+    entities, relations, parts_of = generate(text, seed)
+    found: dict[str, list[IntArray]] = {name: [] for name in SPLITS}
+    for name, rows in parts_of:
+        found[name].append(rows)
+    splits: dict[str, Triples] = {}
+    for name in SPLITS:
+        head, relation, tail = np.concatenate(found[name]).T
+        splits[name] = Triples(
+            Column(entities, head), Column(relations, relation), Column(entities, tail)
+        )
+    return _build(text, splits)
+
+
+def _from_folder(folder: Path, columns: str) -> Graph:
+    files = split_files(folder)
+    splits = {name: read_triples(path, columns) for name, path in files.items()}
+    labels = folder / ENTITY_LABELS
+    human = whole(read_text(labels, ("id", "label"))) if labels.exists() else None
+    return _build(graph_name(folder), splits, human)
+
+
+def _from_file(path: Path, columns: str, split: tuple[float, float, float], seed: int) -> Graph:
+    graph = _build(graph_name(path), {"train": read_triples(path, columns)})
+    number, note = draw_splits(path, len(graph.train), split, seed)
+    chosen = {name: graph.train[number == i] for i, name in enumerate(SPLITS)}
+    return dataclasses.replace(graph, **chosen, notes=(*graph.notes, note))
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:
@@ -304,7 +414,7 @@ def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | Non
     """Number the labels in sorted order and turn the splits into sorted unique id triples."""
     entities = _sorted_labels([c for part in splits.values() for c in (part.head, part.tail)])
     relations = _sorted_labels([part.relation for part in splits.values()])
-    triples, notes = {}, []
+    triples, dropped = {}, {}
     for split in SPLITS:
         if split not in splits:
             triples[split] = np.empty((0, 3), dtype=np.int64)
@@ -314,11 +424,9 @@ def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | Non
             [_ids(part.head, entities), _ids(part.relation, relations), _ids(part.tail, entities)],
             axis=1,
         )
-        triples[split] = _sorted_unique(ids, len(entities), len(relations))
-        if dropped := len(ids) - len(triples[split]):
-            notes.append(f"{split}: {dropped} duplicate triples dropped")
-    if shared := _shared_with_train(triples, len(entities), len(relations)):
-        notes.append(f"{shared} triples are in train, too; they count")
+        triples[split] = sorted_unique(ids, len(entities), len(relations))
+        dropped[split] = len(ids) - len(triples[split])
+    notes = notes_of(triples, dropped, len(entities), len(relations))
     raw_labels: list[str] = entities.to_pylist()
     labels: dict[str, str] = {}
     if human:
@@ -337,15 +445,6 @@ def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | Non
     )
 
 
-def _shared_with_train(triples: dict[str, IntArray], *sizes: int) -> str:
-    """Such as "3 valid and 1 test", or nothing; each split has no duplicates."""
-    shared = {}
-    for name in SPLITS[1:]:
-        both = np.concatenate([triples["train"], triples[name]])
-        shared[name] = len(both) - len(_sorted_unique(both, *sizes))
-    return " and ".join(f"{count} {name}" for name, count in shared.items() if count)
-
-
 def _sorted_labels(columns: Sequence[Column]) -> pa.Array:
     """The distinct labels in code point order (UTF-8 sorts by bytes as by code points)."""
     return pa.chunked_array([column.labels for column in columns]).unique().sort()
@@ -355,15 +454,3 @@ def _ids(column: Column, labels: pa.Array) -> IntArray:
     places = pc.index_in(column.labels, value_set=labels).to_numpy(zero_copy_only=False)
     ids: IntArray = places.astype(np.int64)[column.codes]
     return ids
-
-
-def _sorted_unique(triples: IntArray, num_entities: int, num_relations: int) -> IntArray:
-    """The distinct rows, sorted by head, relation, tail; through one integer a row if it fits."""
-    if num_entities**2 * num_relations > np.iinfo(np.int64).max:
-        return np.unique(triples, axis=0)
-    head, relation, tail = triples.T
-    key = np.sort((head * num_relations + relation) * num_entities + tail)
-    key = key[np.diff(key, prepend=-1) > 0]
-    rest, tail = np.divmod(key, max(1, num_entities))
-    head, relation = np.divmod(rest, max(1, num_relations))
-    return np.stack([head, relation, tail], axis=1)

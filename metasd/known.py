@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from metasd.rows import IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,13 @@ class KnownAnswers:
     def answers(self, entity: int, relation: int) -> IntArray:
         """The sorted known answers of one query."""
         return self.rows([entity], [relation])[1]
+
+
+def runs(triples: IntArray, num_relations: int) -> tuple[IntArray, IntArray]:
+    """The keys of sorted distinct triples, and where the answers of each begin."""
+    queries = triples[:, 0] * num_relations + triples[:, 1]
+    starts = np.flatnonzero(np.diff(queries, prepend=-1))
+    return queries[starts], starts.astype(np.int64)
 
 
 def _check_range(name: str, ids: npt.NDArray[np.generic], size: int) -> None:

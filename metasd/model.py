@@ -197,7 +197,8 @@ def draw_masks(model: Model, prune_fraction: float, granularity: str) -> tuple[T
         [*roles, relations],
         prune_fraction,
         granularity,
-        **({"group": model.shards.group} if model.shards.group else {}),
+        group=model.shards.group,
+        sharded=[True] * len(roles) + [False],
     )
     return torch.cat(entity_masks), relation_mask
 

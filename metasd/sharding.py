@@ -134,9 +134,9 @@ class Shards:
     def sum_gradients(self, entities: Tensor, relations: Tensor, share: float) -> None:
         """Adds up, in place, what the processes found: `share` of it belongs to this replica."""
 
-    def total(self, x: Tensor, share: float = 1.0) -> Tensor:
-        """The sum over all processes, of replicas by their share."""
-        return x
+    def total(self, losses: dict[str, Tensor], shares: list[float]) -> dict[str, Tensor]:
+        """Sums over all processes, each of what a replica has by its share in that loss."""
+        return losses
 
     def over_shards(self, x: Tensor) -> Tensor:
         """Replaces x by its sum over the shards of a replica; returns it."""
@@ -149,10 +149,6 @@ class Shards:
     def most(self, value: int) -> int:
         """The largest value of all processes."""
         return value
-
-    def gathered(self, value: object) -> list[object]:
-        """A small object of every shard of this replica."""
-        return [value]
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -208,11 +204,11 @@ class Sharded(Shards):
                 for gradient in (entities, relations):
                     dist.all_reduce(gradient.mul_(share), group=self._replicas)
 
-    def total(self, x: Tensor, share: float = 1.0) -> Tensor:
-        x = x * share
+    def total(self, losses: dict[str, Tensor], shares: list[float]) -> dict[str, Tensor]:
+        found = torch.stack([x * share for x, share in zip(losses.values(), shares, strict=True)])
         with reaching_others():
-            dist.all_reduce(x)
-        return x
+            dist.all_reduce(found)
+        return dict(zip(losses, found, strict=True))
 
     def over_shards(self, x: Tensor) -> Tensor:
         with reaching_others():
@@ -229,12 +225,6 @@ class Sharded(Shards):
         with reaching_others():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
-
-    def gathered(self, value: object) -> list[object]:
-        out: list[object] = [None] * self.shards
-        with reaching_others():
-            dist.all_gather_object(out, value, self._shards)
-        return out
 
     def wait(self) -> None:
         with reaching_others():

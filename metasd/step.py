@@ -140,16 +140,13 @@ class Step:
             losses["source"] = self.source_step(batch)[0]
         if objective == "metasd":
             assert quiz is not None
-            losses["student"], quiz_loss = self.meta_step(batch, quiz)[:2]
-            losses["quiz"] = quiz_loss * (
-                quiz.share / batch.share
-            )  # as all are summed by one share
+            losses["student"], losses["quiz"] = self.meta_step(batch, quiz)[:2]
         if self.own_optimizer and objective != "dense":
             losses["pruned"] = self.own_step(batch)
         elif objective != "dense":
             losses["mutual_source"], losses["mutual_pruned"] = self.mutual_step(batch)[:2]
-        total = self.model.shards.total(torch.stack(list(losses.values())), batch.share)
-        return dict(zip(losses, total, strict=True))
+        shares = [quiz.share if quiz and name == "quiz" else batch.share for name in losses]
+        return self.model.shards.total(losses, shares)
 
     def batch(self, heads: Tensor, relations: Tensor, tails: Tensor) -> Batch:
         """A batch, of which every process is told the whole: three int64 columns (B,)."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from metasd.errors import InputError, nearest
-from metasd.files import write_text
+from metasd.files import write_lines
+from metasd.mapped import MappedHuman, MappedIds, MappedLabels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,11 +21,14 @@ class Vocabulary:
         entities: raw labels as in the data; the index is the id.
         relations: likewise, without inverse relations.
         entity_labels: raw label -> human label, for the entities that have one.
+
+    Entities are a list and their labels a dict; or both stay in a file (``metasd.mapped``), and
+    what is made of them here does as well.
     """
 
-    entities: list[str]
+    entities: Sequence[str]
     relations: list[str]
-    entity_labels: dict[str, str] = field(default_factory=dict)
+    entity_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_entities(self) -> int:
@@ -36,7 +40,9 @@ class Vocabulary:
         return len(self.relations)
 
     @cached_property
-    def entity_to_id(self) -> dict[str, int]:
+    def entity_to_id(self) -> Mapping[str, int]:
+        if isinstance(self.entities, MappedLabels):
+            return MappedIds(self.entities)
         return {label: i for i, label in enumerate(self.entities)}
 
     @cached_property
@@ -51,6 +57,28 @@ class Vocabulary:
                 found.setdefault(human, []).append(self.entity_to_id[raw])
         return found
 
+    def _called(self, human: str) -> list[int]:
+        """The entities with this human label."""
+        if isinstance(self.entity_labels, MappedHuman):
+            return self.entity_labels.by_id.places(human)
+        return self._by_human_label.get(human, [])
+
+    def _names_near(self, text: str) -> Iterable[str]:
+        """Raw and human labels that may look like this: all, if they are in memory."""
+        human = self.entity_labels
+        for names in (
+            self.entities,
+            human.by_id if isinstance(human, MappedHuman) else human.values(),
+        ):
+            yield from names.near(text) if isinstance(names, MappedLabels) else names
+
+    def human_labels(self) -> Iterator[str]:
+        """By id, the human label of each entity, or an empty string."""
+        human = self.entity_labels
+        if isinstance(human, MappedHuman):
+            return iter(human.by_id)
+        return (human.get(raw, "") for raw in self.entities)
+
     def entity_id(self, text: str) -> int:
         """The id of an entity given by its raw label or by a human label that only it has.
 
@@ -59,14 +87,13 @@ class Vocabulary:
         """
         if text in self.entity_to_id:
             return self.entity_to_id[text]
-        found = self._by_human_label.get(text, [])
+        found = self._called(text)
         if len(found) == 1:
             return found[0]
         if found:
             shown = ", ".join(self.entities[i] for i in found[:5]) + ", ..." * (len(found) > 5)
             raise InputError(f'"{text}" names {len(found)} entities ({shown}); give the id of one')
-        names = [*self.entities, *self._by_human_label]
-        raise InputError(f'no entity "{text}"{nearest(text, names, limit=3)}')
+        raise InputError(f'no entity "{text}"{nearest(text, self._names_near(text), limit=3)}')
 
     def relation_id(self, text: str) -> int:
         """The id of a relation given by its label; InputError with the nearest names otherwise."""
@@ -88,20 +115,23 @@ class Vocabulary:
         Raises:
             InputError: a label holds a tab, a line break or NUL.
         """
-        entities = self.entities
-        if self.entity_labels:
-            human = [self.entity_labels.get(raw, "") for raw in entities]
-            _check_labels(human, "human label")
-        _check_labels(entities, "entity")
         _check_labels(self.relations, "relation")
-        lines = [f"{i}\t{raw}" for i, raw in enumerate(entities)]
-        if self.entity_labels:
-            lines = [f"{line}\t{label}" for line, label in zip(lines, human, strict=True)]
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "entities.tsv", "".join(line + "\n" for line in lines))
-        lines = [f"{i}\t{raw}" for i, raw in enumerate(self.relations)]
-        write_text(folder / "relations.tsv", "".join(line + "\n" for line in lines))
+        write_lines(folder / "entities.tsv", self._entity_lines())
+        relations = (f"{i}\t{raw}" for i, raw in enumerate(self.relations))
+        write_lines(folder / "relations.tsv", relations)
+
+    def _entity_lines(self) -> Iterator[str]:
+        human = self.human_labels() if self.entity_labels else None
+        for i, raw in enumerate(self.entities):
+            _check_labels([raw], "entity")
+            line = f"{i}\t{raw}"
+            if human is not None:
+                label = next(human)
+                _check_labels([label], "human label")
+                line += f"\t{label}"
+            yield line
 
 
 def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:

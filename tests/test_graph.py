@@ -482,6 +482,11 @@ def test_known_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = 'pip install "metasd[pykeen]"'
     assert known_graphs(tmp_path) == [
         ("families", "generated", "2000 entities; families:N for another size"),
+        (
+            "powerlaw",
+            "generated",
+            "powerlaw:N or powerlaw:N:T for N entities and T triples",
+        ),
         ("talk", "folder", str(tmp_path / "talk")),
         ("kinships", "pykeen", extra),
         ("nations", "pykeen", extra),
@@ -659,7 +664,7 @@ def test_known_answers_where_one_integer_cannot_hold_a_triple() -> None:
     expected = graph.known()
 
     class Huge(Graph):
-        num_entities = property(lambda self: 2**31)
+        num_entities = property(lambda self: 2**60)
 
     fields = {field.name: getattr(graph, field.name) for field in dataclasses.fields(graph)}
     known = Huge(**fields).known()

@@ -117,7 +117,7 @@ def import_tables(
     )
 
 
-def _reordered(table: Floats, labels: list[str], wanted: list[str], what: str) -> Floats:
+def _reordered(table: Floats, labels: Sequence[str], wanted: Sequence[str], what: str) -> Floats:
     """Rows in the order of the graph's labels; both halves, if there are inverses or two roles."""
     place = {label: i for i, label in enumerate(labels)}
     for label in wanted:

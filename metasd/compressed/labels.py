@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +52,9 @@ class Labels:
             raise InputError(f'line {again + 1}: the label "{self[again]}" is there twice')
 
     @staticmethod
-    def of(labels: Sequence[str], human: dict[str, str], what: str) -> Labels:
+    def of(labels: Sequence[str], human: Mapping[str, str], what: str) -> Labels:
         """From a vocabulary's labels, and human labels by label."""
-        for label in (*labels, *human.values()):
+        for label in chain(labels, human.values()):
             if not label or any(mark in label for mark in "\t\n\r\0"):
                 raise InputError(f"{what} {label!r} is empty or holds a tab, a line break or NUL")
         lines = (
