@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .known import IntArray
+from .rows import IntArray
 
 Columns = tuple[Tensor, Tensor, Tensor]
 """Heads, relations (inverses included) and tails of some triples, each int64 (B,)."""

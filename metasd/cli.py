@@ -114,7 +114,13 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="A setting, on top of both; repeatable."),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", help="The run folder.", show_default="runs/<graph>-<n>")
+        Path | None,
+        typer.Option(
+            "--run",
+            "--run-dir",  # torchrun takes --run for an option of its own
+            help="The run folder.",
+            show_default="runs/<graph>-<n>",
+        ),
     ] = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
