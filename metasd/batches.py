@@ -33,8 +33,8 @@ class Triples:
         return 2 * len(self._rows)
 
     def columns(self, numbers: Tensor) -> Columns:
-        """The triples of these numbers, int64 (B,) on the CPU."""
-        count = len(self._rows)
+        """The triples of these numbers, (B,) integers on the CPU."""
+        count, numbers = len(self._rows), numbers.long()
         row, inverse = numbers % count, (numbers >= count).to(self.device)
         if self._on_gpu is None:
             rows = torch.from_numpy(self._rows[row.numpy()])
@@ -48,17 +48,38 @@ class Triples:
         )
 
 
-class Epoch:
-    """The batches of an epoch: triples by number, in an order that holds some perhaps twice."""
+class Order:
+    """The numbers below `count` in a random order, then in another one, and so on without end.
 
-    def __init__(self, triples: Triples, order: Tensor, batch_size: int) -> None:
-        self._triples, self._order, self._size = triples, order, batch_size
-        self._first, self._columns = -1, triples.columns(order[:0])
+    Orders are made when they are reached: slices of them are asked for from the front to the back.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator) -> None:
+        self._count, self._generator = count, generator
+        self._dtype = torch.int32 if count < 1 << 31 else torch.int64
+        self._first, self._numbers = 0, torch.empty(0, dtype=self._dtype)
+
+    def __getitem__(self, at: slice) -> Tensor:
+        while self._first + len(self._numbers) < at.stop:
+            made = torch.randperm(self._count, generator=self._generator, dtype=self._dtype)
+            done = min(max(at.start - self._first, 0), len(self._numbers))
+            self._first += done
+            left = self._numbers[done:]
+            self._numbers = torch.cat([left, made]) if len(left) else made
+        return self._numbers[at.start - self._first : at.stop - self._first]
+
+
+class Epoch:
+    """The batches of an epoch: `length` triples by number, in an order that may hold some twice."""
+
+    def __init__(self, triples: Triples, order: Order, length: int, batch_size: int) -> None:
+        self._triples, self._order, self._length = triples, order, length
+        self._size, self._first, self._columns = batch_size, -1, triples.columns(torch.empty(0))
 
     def batch(self, step: int) -> Columns:
         first = step // _STEPS * _STEPS
         if first != self._first:
-            at = slice(first * self._size, (first + _STEPS) * self._size)
+            at = slice(first * self._size, min((first + _STEPS) * self._size, self._length))
             self._first, self._columns = first, self._triples.columns(self._order[at])
         start = (step - first) * self._size
         heads, relations, tails = (x[start : start + self._size] for x in self._columns)

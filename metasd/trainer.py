@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metasd import _C
 
-from .batches import Epoch, Triples
+from .batches import Epoch, Order, Triples
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
 from .config import Config
 from .environment import versions
@@ -261,9 +261,9 @@ class Trainer:
     def _epoch(self) -> None:
         position, settings = self.position, self.config.train
         if position.step == 0:
-            self._draw_masks()
+            self.update_masks()
         self._looked = time.perf_counter()
-        batches = self._batches(position.epoch)
+        batches = self.batches(position.epoch)
         self._progress.epoch(position.epoch, self.steps_per_epoch, position.step)
         unseen: list[dict[str, Tensor]] = []  # losses that have not been looked at
         last_save = time.monotonic()
@@ -448,7 +448,7 @@ class Trainer:
             return prune.fraction
         return prune.fraction * (1 - (1 - epoch / prune.ramp_epochs) ** 3)
 
-    def _draw_masks(self) -> None:
+    def update_masks(self) -> None:
         epoch, prune = self.position.epoch, self.config.prune
         if self.config.train.objective == "dense" or epoch < prune.warmup_epochs:
             return
@@ -461,18 +461,17 @@ class Trainer:
             self.model.masks = draw_masks(self.model, fraction, prune.granularity)
             self.model.changed()
 
-    def _batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
+    def batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
         """The epoch's batches by step; the order is a function of seed and epoch alone."""
         settings, step = self.config.train, self.step
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
-        order = torch.randperm(len(self.triples), generator=generator)
-        triples = Epoch(self.triples, order, settings.batch_size)
+        count = len(self.triples)
+        triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
         if settings.objective != "metasd":
             return lambda at: (step.batch(*triples.batch(at)), None)
         quiz_size = min(settings.quiz_batch_size or settings.batch_size, len(self.quiz))
-        rounds = math.ceil(self.steps_per_epoch * quiz_size / len(self.quiz))
-        orders = [torch.randperm(len(self.quiz), generator=generator) for _ in range(rounds)]
-        quiz = Epoch(self.quiz, torch.cat(orders), quiz_size)
+        length = self.steps_per_epoch * quiz_size
+        quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
         return lambda at: (step.batch(*triples.batch(at)), step.batch(*quiz.batch(at)))
 
     # Checkpoints

@@ -1,6 +1,7 @@
 """Runs over several processes against the same run in one."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import processes
 from metasd import sharding
-from metasd.batches import Epoch, Triples, columns_of
+from metasd.batches import Epoch, Order, Triples, columns_of
 from metasd.checkpoint import Checkpoint, Layout
 from metasd.config import Config
 from metasd.errors import InputError
@@ -145,15 +146,26 @@ def test_a_random_table_in_parts_is_the_whole_one(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(part.relations, whole.relations)
 
 
-def test_an_epoch_shows_every_triple_and_its_inverse_in_order() -> None:
+def test_an_epoch_shows_every_triple_and_its_inverse_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("metasd.batches._STEPS", 4)
     rows = torch.arange(30).view(10, 3) % torch.tensor([50, 4, 50])
     numbers = Triples(rows.numpy(), 4, torch.device("cpu"))
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(2))
-    epoch = Epoch(numbers, order, 3)
-    seen = torch.cat([torch.stack(epoch.batch(step), dim=1) for step in range(7)])
     inverses = rows.flip(1) + torch.tensor([0, 4, 0])
-    assert torch.equal(seen, torch.cat([rows, inverses])[order])
-    assert torch.equal(torch.stack(epoch.batch(1), dim=1), seen[3:6])  # as after a resume
+    for rounds, length in ((1, 20), (4, 71)):
+        generator = torch.Generator().manual_seed(2)
+        orders = torch.cat([torch.randperm(20, generator=generator) for _ in range(rounds)])
+        wanted = torch.cat([rows, inverses])[orders[:length]]
+
+        def epoch(length: int = length) -> Epoch:
+            order = Order(20, torch.Generator().manual_seed(2))
+            return Epoch(numbers, order, length, 3)
+
+        whole, last = epoch(), math.ceil(length / 3) - 1
+        seen = [torch.stack(whole.batch(step), dim=1) for step in range(last + 1)]
+        assert torch.equal(torch.cat(seen), wanted)
+        assert torch.equal(torch.stack(epoch().batch(last), dim=1), seen[-1])  # after a resume
 
 
 QUICK = {
