@@ -1,4 +1,4 @@
-"""Turns committed results into the README's tables and plot: no number there is typed by hand.
+"""Turns committed results into the tables and plots of README and docs: none is typed by hand.
 
 python benchmarks/report.py                    # rewrite the tables, draw the plot again
 python benchmarks/report.py --check            # exit 1 if they are not what the results say
@@ -285,6 +285,64 @@ def _cells(point: "Point", source: "Point", found: "list[Point]") -> list[str]:
     ]
 
 
+def sharding() -> str:
+    import modelled
+
+    result, shape = load("sharding"), load("sharding")["shape"]
+    rows = [
+        [
+            *("entities", "a step, 1 process", "2 processes"),
+            *("peak memory, 1", "2, each", "ratio"),
+            *("sent by each", "by the formula"),
+        ]
+    ]
+    width = 2 * shape["rank"]
+    for case in [*result["cases"], *load("sharding-graph")["cases"]]:
+        one, two = case["1"], case["2"]
+        formula = modelled.traffic(2, shape["batch"], width, case["1"]["relations"])
+        triples = f", {case['1']['triples'] / 1e6:.0f} million triples" if case["graph"] else ""
+        rows.append(
+            [
+                f"{case['entities']:,}{triples}",
+                duration(one["seconds"]),
+                duration(two["seconds"]),
+                f"{one['peak_bytes'] / 1e9:.2f} GB",
+                f"{two['peak_bytes'] / 1e9:.2f} GB",
+                f"{two['peak_bytes'] / one['peak_bytes']:.2f}",
+                f"{two['sent_bytes'] / 2e6:.2f} MB",
+                f"{formula / 1e6:.2f} MB",
+            ]
+        )
+    return f"{table(rows)}\n\nrank {shape['rank']}, batch {shape['batch']:,}; {machine(result)}."
+
+
+def modelled_steps() -> str:
+    import modelled
+
+    rows = [["graph", "GPUs", "memory each", "traffic each", "a step", "an epoch", "limit"]]
+    rank, batch = 256, 4096
+    for graph in modelled.GRAPHS:
+        for shards in (1, 8, 64, 512):
+            step = modelled.step(graph, shards, batch, 2 * rank)
+            steps = 2 * graph.triples / batch
+            fits = step.memory < modelled.Machine().memory
+            rows.append(
+                [
+                    f"{graph.name}, {graph.entities / 1e6:.1f} million entities",
+                    str(shards),
+                    f"{step.memory / 1e9:,.1f} GB",
+                    f"{step.traffic / 1e6:,.0f} MB",
+                    *(
+                        (duration(step.total), f"{steps * step.total / 3600:,.2f} h", step.limit)
+                        if fits
+                        else ("", "", "does not fit")
+                    ),
+                ]
+            )
+    return f"{table(rows)}\n\nrank {rank}, batch {batch:,}."
+
+
+SCALING_TABLES = {"sharding": sharding, "modelled": modelled_steps}
 TABLES = {
     "training": training,
     "step": partial(comparison, "one step", "step"),
@@ -300,6 +358,12 @@ TABLES = {
     "accuracy": accuracy,
     "topk_mask": topk_mask,
     "studies": studies,
+}
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": TABLES,
+    "docs/scaling.md": SCALING_TABLES,
 }
 
 
@@ -334,10 +398,11 @@ def add_run(folder: Path) -> None:
     (RESULTS / f"train-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def rewritten(text: str) -> str:
-    for name, make in TABLES.items():
+def rewritten(page: str, tables: dict[str, Callable[[], str]]) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in tables.items():
         block = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.S)
-        assert block.search(text), f"README.md has no place for the table {name}"
+        assert block.search(text), f"{page} has no place for the table {name}"
         try:
             content = make()
         except FileNotFoundError:
@@ -353,12 +418,14 @@ def main() -> None:
     chosen = arguments.parse_args()
     if chosen.add_run:
         add_run(chosen.add_run)
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = rewritten(old)
+    pages = {page: rewritten(page, tables) for page, tables in PAGES.items()}
     if chosen.check:
-        sys.exit("README.md does not say what the results say" if new != old else 0)
-    readme.write_text(new, encoding="utf-8")
+        for page, text in pages.items():
+            if text != (ROOT / page).read_text(encoding="utf-8"):
+                sys.exit(f"{page} does not say what the results say")
+        return
+    for page, text in pages.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
     if (RESULTS / "scaling.json").exists():
         plot_scaling()
 

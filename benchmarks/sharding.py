@@ -2,9 +2,9 @@
 
     python benchmarks/sharding.py [--graph PREPARED]   # writes benchmarks/results/sharding.json
 
-Each case runs the trainer's own steps (objective metasd), on random triples in memory or on a prepared
-graph, in 1 process with two threads and in 2 with one each. Traffic is what the loopback device
-sent, so other programs that talk over it meanwhile are counted, too.
+Each case runs the trainer's own steps (objective metasd), on random triples in memory or on a
+prepared graph, in 1 process with two threads and in 2 with one each. Traffic is what the loopback
+device sent, so other programs that talk over it meanwhile are counted, too.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def worker(case: dict[str, Any]) -> None:
     sharding.stop()
     if shards.first:
         found = {"seconds": times, "sent_bytes": sent, "peak_bytes": peak, "load_seconds": loaded}
+        found |= {"triples": len(graph.train), "relations": graph.num_relations}
         print(json.dumps(found))
 
 
@@ -116,8 +117,9 @@ def main() -> None:
             "steps": chosen.steps,
             "settings": {},
         }
-        cases.append({**case, **{str(n): measured(case, n) for n in (1, 2)}})
-    shape = {"rank": RANK, "batch": BATCH, "relations": RELATIONS}
+        found = {str(n): measured(case, n) for n in (1, 2)}
+        cases.append({**case, **found})
+    shape = {"rank": RANK, "batch": BATCH}
     result = {**measured_on(), "shape": shape, "cases": cases}
     name = "sharding-graph.json" if chosen.graph else "sharding.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")

@@ -1,5 +1,7 @@
 """Triples by number, in the order of an epoch: what a graph on disk is read through."""
 
+from mmap import mmap
+
 import torch
 from torch import Tensor
 
@@ -60,13 +62,22 @@ class Order:
         self._first, self._numbers = 0, torch.empty(0, dtype=self._dtype)
 
     def __getitem__(self, at: slice) -> Tensor:
+        start = at.start or 0
         while self._first + len(self._numbers) < at.stop:
-            made = torch.randperm(self._count, generator=self._generator, dtype=self._dtype)
-            done = min(max(at.start - self._first, 0), len(self._numbers))
+            made = _outside_the_heap(self._count, self._dtype)
+            torch.randperm(self._count, generator=self._generator, out=made)
+            done = min(max(start - self._first, 0), len(self._numbers))
             self._first += done
             left = self._numbers[done:]
             self._numbers = torch.cat([left, made]) if len(left) else made
-        return self._numbers[at.start - self._first : at.stop - self._first]
+        return self._numbers[start - self._first : at.stop - self._first]
+
+
+def _outside_the_heap(count: int, dtype: torch.dtype) -> Tensor:
+    """Memory of its own: in the heap it would take the place of one of a step's tables, which are
+    freed and allocated over and over, and make the heap a table larger.
+    """
+    return torch.frombuffer(mmap(-1, max(count * dtype.itemsize, 1)), dtype=dtype, count=count)
 
 
 class Epoch:

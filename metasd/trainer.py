@@ -196,6 +196,7 @@ class Trainer:
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)
         self.position = Position()
         self._start_step()
+        _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
 
     def _start_step(self) -> None:
         weights = None
@@ -241,7 +242,6 @@ class Trainer:
     # The loop
 
     def run(self) -> Run:
-        _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
         self.known = self.graph.known()
         position = self.position
         if self.shards.first:
@@ -566,7 +566,7 @@ def split_quiz(graph: Graph, config: Config, device: torch.device) -> tuple[Trip
     """Train and quiz, which is a seeded share of the train split, its rows sorted."""
     size = min(max(1, round(config.train.quiz_fraction * len(graph.train))), len(graph.train) - 1)
     generator = torch.Generator().manual_seed(config.train.seed << 24)
-    order = torch.randperm(len(graph.train), generator=generator)
+    order = Order(len(graph.train), generator)[: len(graph.train)]
     quiz, kept = graph.train[order[:size].sort().values.numpy()], graph.train
     if config.train.quiz_held_out and config.train.objective == "metasd":
         kept = graph.train[order[size:].sort().values.numpy()]
