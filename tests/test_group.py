@@ -98,10 +98,39 @@ def ranking_answers(group: str, share: Share) -> Answers:
 
 
 def gpu_answers(group: str, share: Share) -> Answers:
-    """The same of the GPU's kernels, under Triton's interpreter."""
+    """The same of the GPU's kernels, under Triton's interpreter, and their losses."""
     with pytest.MonkeyPatch.context() as patch:
         gpu_cases.interpret(patch)
-        return _small(group, share, torch.float32)
+        return _small(group, share, torch.float32) | {"losses": loss_answers(group, share)}
+
+
+def loss_answers(group: str, share: Share) -> list[Tensor]:
+    """Losses, gradients of the queries summed over the group, and those of the own block."""
+    rank, _ = _group.processes(group)
+    c = kc.case(7, 301, 33, weighted=True)
+    at = block(301, share, rank)
+    e, v = c.entities[at].clone(), c.dentities[at].clone()
+    mask = None if c.mask is None else c.mask[at].clone()
+    targets, there = c.targets - at.start, bool((c.targets[0] - at.start) in range(len(e)))
+    weight = None if c.weight is None else c.weight[at].clone()
+    given: Any = {"weight": weight, "group": group, "score_memory": 1 << 16, "precision": "fp32"}
+    q = c.q_pruned
+    loss, dq, de = kernels.entity_cross_entropy_gradients(q, e, targets, mask, **given)
+    found, summed, own = [loss], [dq], [de]
+    loss, dq, de = kernels.inner_distillation(c.q_source, q, e, mask, targets, **given)
+    found, summed, own = [*found, loss], [*summed, dq], [*own, de]
+    losses_and = kernels.mutual_distillation(c.q_source, q, e, mask, targets, **given)
+    found, summed, own = (
+        [*found, *losses_and[:2]],
+        [*summed, *losses_and[2:4]],
+        [*own, losses_and[4]],
+    )
+    given.pop("weight")
+    dq, de = kernels.meta_gradient(c.q_source, q, c.dq_pruned, e, v, mask, **given)
+    lost = targets + (301 if there else 0)  # the first query's target lies in no block
+    refused = answer(partial(kernels.entity_cross_entropy, q, e, lost, mask, group=group))
+    assert not group or "must lie in the block of one process" in refused
+    return [*found, *(_group.summed(x, group) for x in [*summed, dq]), *own, de]
 
 
 def _small(group: str, share: Share, dtype: torch.dtype) -> Answers:
@@ -180,7 +209,8 @@ def work(group: str) -> dict[int, dict[str, list[Answers]]]:
         answers[size] = {
             "masks": [mask_answers(name, share) for share in shares],
             "ranking": [ranking_answers(name, share) for share in shares if size < 4],
-            "gpu": [gpu_answers(name, share) for share in shares[1:2] if size == 3],
+            "losses": [loss_answers(name, share) for share in shares if 0.0 not in share],
+            "gpu": [gpu_answers(name, share) for share in shares[:1] if size == 3],
             "soundness": [sound_answers(name)] if size == 2 else [],
         }
     return answers
@@ -236,7 +266,23 @@ def test_gpus_rank_as_one_process_does() -> None:
     pytest.importorskip("triton")
     wanted = _small("", WHOLE, torch.float32)
     for rank, answers in enumerate(answers_of(3)):
-        assert_same(answers["gpu"][0], wanted, f"process {rank}")
+        ranked = {name: x for name, x in answers["gpu"][0].items() if name != "losses"}
+        assert_same(ranked, wanted, f"process {rank}")
+
+
+@pytest.mark.parametrize("device", ["losses", "gpu"])
+def test_losses_are_those_of_all_entities(device: str) -> None:
+    if device == "gpu":
+        pytest.importorskip("triton")
+    exact = loss_answers("", WHOLE)
+    for size in SHARES:
+        shares = [share for share in SHARES[size] if 0.0 not in share]
+        for rank, answers in enumerate(answers_of(size)):
+            for share, got in zip(shares, answers[device], strict=False):
+                got = got["losses"] if device == "gpu" else got
+                at = block(301, share, rank)
+                wanted = [x[at] if len(x.shape) and len(x) == 301 else x for x in exact]
+                kc.assert_close(got, wanted, 5e-6, 1e-7)
 
 
 def test_operations_are_sound_within_a_group() -> None:
