@@ -10,11 +10,12 @@ import numpy as np
 from metasd.errors import InputError
 from metasd.vocabulary import Vocabulary
 
+from .encoding import encode
 from .known import KnownTriples
 from .labels import Labels
 from .model import CompressedModel
 from .scoring import scoring_named
-from .table import CODES, Array, Floats, Table, encode
+from .table import CODES, Array, Floats, Table
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +24,12 @@ NUMBERS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16", "int8": "int8
 CODES = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 2}
 """Values of so many bits, with a scale a row: codecs, and values of `column`."""
 
-_OFFSETS = {"int8": 128, "int4": 8, "int3": 4, "int2": 2, "ternary": 1}
-ZEROS = {**_OFFSETS, "int3": 3.5, "int2": 1.5}
+OFFSETS = {"int8": 128, "int4": 8, "int3": 4, "int2": 2, "ternary": 1}
+ZEROS = {**OFFSETS, "int3": 3.5, "int2": 1.5}
 """The code of zero, were there one of it."""
-_ZEROS = 0.01
-"""Share of zeros in tables of int3 and int2, which have none: they become half a step."""
 _COLUMNS = ("all", "delta8", "index16", "bits")
 _KINDS = ("fp32", "fp16", "bf16", "int8", *(f"codes {values}" for values in CODES))
-_CHUNK = 4096  # rows encoded at a time
+CHUNK = 4096  # rows encoded or decoded at a time
 _WIDEST_CODES = 65535  # 255 * 128 * 65535 is the largest sum that 32 bits hold
 
 
@@ -90,12 +88,12 @@ class Table:
             _KINDS.index(kind),
             self.rows,
             self._stored_width,
-            _address(self.arrays["indptr"]) if sparse else 0,
-            _address(columns),
+            address(self.arrays["indptr"]) if sparse else 0,
+            address(columns),
             columns.nbytes,
-            _address(values),
+            address(values),
             values.nbytes,
-            _address(self.arrays["scale"]) if "scale" in self.arrays else 0,
+            address(self.arrays["scale"]) if "scale" in self.arrays else 0,
         )
 
     def decode(self, index: npt.ArrayLike) -> Floats:
@@ -106,7 +104,7 @@ class Table:
                 f"index must be in 0 ... {self.rows - 1}; got {index.min()} ... {index.max()}"
             )
         out = np.empty((index.size, self._stored_width), np.float32)
-        _C.decode_rows(self._coded, _address(index), index.size, _address(out))
+        _C.decode_rows(self._coded, address(index), index.size, address(out))
         if self.codec != "column":
             return out
         whole = np.zeros((index.size, self.width), np.float32)
@@ -115,8 +113,8 @@ class Table:
 
     def chunks(self) -> Iterator[Floats]:
         """All rows, decoded a few thousand at a time."""
-        for start in range(0, self.rows, _CHUNK):
-            yield self.decode(np.arange(start, min(start + _CHUNK, self.rows)))
+        for start in range(0, self.rows, CHUNK):
+            yield self.decode(np.arange(start, min(start + CHUNK, self.rows)))
 
     def dense(self) -> Floats:
         """The whole table, fp32 (rows, width)."""
@@ -223,18 +221,18 @@ class Table:
             return 0
         return _C.score_table(
             self._coded,
-            _address(queries),
+            address(queries),
             len(queries),
             first,
             count,
-            _address(rows),
+            address(rows),
             k,
-            _address(indptr),
-            _address(indices),
+            address(indptr),
+            address(indices),
             1 / temperature,
-            _address(scores),
-            _address(places),
-            _address(total),
+            address(scores),
+            address(places),
+            address(total),
             threads or default_threads(),
         )
 
@@ -295,7 +293,7 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
             wanted["columns"] = ("uint32", (None,))
             stored = None
         elif values in CODES:
-            stored = _code_bytes(width, values)
+            stored = code_bytes(width, values)
         wanted["values"] = ("uint8" if values in CODES else NUMBERS[values], (rows, stored))
     if values in CODES:
         wanted["scale"] = ("float32", (rows,))
@@ -336,177 +334,16 @@ def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
         if (np.diff(columns, prepend=-1) <= 0).any() or columns.max(initial=-1) >= table.width:
             raise InputError(f"columns must rise and be below {table.width}")
         coded = table.values in CODES
-        kept = _code_bytes(len(columns), table.values) if coded else len(columns)
+        kept = code_bytes(len(columns), table.values) if coded else len(columns)
         if not len(columns) or arrays["values"].shape[1] != kept:
             raise InputError(f"{len(columns)} columns for values {arrays['values'].shape}")
     table.check()
     return table
 
 
-def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Table:
-    """Compresses a table.
-
-    Args:
-        weights: fp32 (rows, width), at least one of each.
-        codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
-            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with a scale a row.
-        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int3, int2, ternary too.
-        grid: what the weights are rounded to (see `kernels.quantize_rows`), if not to all that
-            `values` can hold: ternary values, say, within sparse int8.
-
-    Raises:
-        InputError: a codec or values that do not exist, or weights that they cannot hold.
-    """
-    if weights.ndim != 2 or weights.dtype != np.float32 or 0 in weights.shape:
-        raise ValueError(
-            f"weights must be float32 (rows, width); got {weights.dtype} {weights.shape}"
-        )
-    if codec in CODES:
-        values = values or codec
-    rows, width = weights.shape
-    description = {
-        "codec": codec,
-        "values": values or "fp16",
-        "columns": "delta8" if codec == "sparse" else "all",
-        "rows": rows,
-        "width": width,
-    }
-    shapes(description)  # refuses what does not exist
-    if not np.isfinite(weights).all():
-        raise InputError("the weights hold NaN or infinite numbers")
-    table = Table(**description, arrays={})
-    if codec == "sparse":
-        return _encode_sparse(table, weights, grid)
-    arrays: dict[str, Array] = {}
-    if codec == "column":
-        columns = np.flatnonzero(weights.any(axis=0))
-        arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
-        weights = np.ascontiguousarray(weights[:, arrays["columns"]])
-    if values in ("int3", "int2"):
-        zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
-        if zeros > _ZEROS:
-            raise InputError(
-                f"{values} has no zero, which {zeros:.0%} of the weights are; take int4"
-            )
-    parts = [_round(part, table.values, grid) for part in _split(weights)]
-    if table.values in CODES:
-        arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
-        packed = [_pack(codes, table.values) for codes, _ in parts]
-        arrays["values"] = np.concatenate(packed)
-    else:
-        arrays["values"] = np.concatenate([numbers for numbers, _ in parts])
-    return replace(table, arrays=arrays)
-
-
-def _split(weights: Array) -> Iterator[Floats]:
-    for start in range(0, len(weights), _CHUNK):
-        yield weights[start : start + _CHUNK]
-
-
-def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | None]:
-    """Numbers as they are stored, or whole numbers and the scale of every row."""
-    if values == "fp32":
-        return weights, None
-    if values == "fp16":
-        if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
-            raise InputError("the weights are too large for fp16; take bf16 or fp32")
-        return weights.astype(np.float16), None
-    if values == "bf16":
-        bits = np.ascontiguousarray(weights).view(np.uint32)
-        half = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-        half[(half & 0x7FFF) == 0] = 0  # a zero without sign is not kept
-        if ((half & 0x7F80) == 0x7F80).any():
-            raise InputError("the weights are too large for bf16; take fp32")
-        return half, None
-    weights = np.ascontiguousarray(weights)
-    rounded, scale = np.empty_like(weights), np.empty(len(weights), np.float32)
-    _C.quantize_rows(
-        _address(weights),
-        0,
-        _address(rounded),
-        _address(scale),
-        weights.shape[0],
-        weights.shape[1],
-        grid or values,
-        default_threads(),
-    )
-    whole = np.rint(rounded / np.where(scale > 0, scale, 1)[:, None])
-    if values in ("int3", "int2"):  # odd numbers of half a step
-        whole, scale = (whole - 1) / 2, 2 * scale
-    return whole.astype(np.int8), scale
-
-
-def _pack(codes: Array, values: str) -> Array:
-    """Whole numbers (rows, width) to bytes: see CodedTable in csrc/engine.h."""
-    bits, planes = CODES[values], 8 if values == "int3" else 8 // CODES[values]
-    width = -(-codes.shape[1] // planes)
-    whole = np.zeros((len(codes), planes * width), np.uint8)
-    whole[:, : codes.shape[1]] = (codes.astype(np.int16) + _OFFSETS[values]).astype(np.uint8)
-    packed = np.zeros((len(codes), _code_bytes(codes.shape[1], values)), np.uint8)
-    for plane in range(planes):
-        part = whole[:, plane * width : (plane + 1) * width]
-        if values != "int3":
-            packed |= part << (bits * plane)
-            continue
-        half = plane % 2 * width
-        packed[:, half : half + width] |= (part & 3) << (plane // 2 * 2)
-        packed[:, 2 * width :] |= (part >> 2) << plane
-    return packed
-
-
-def _code_bytes(width: int, values: str) -> int:
+def code_bytes(width: int, values: str) -> int:
     """Bytes of a row of codes."""
     return 3 * -(-width // 8) if values == "int3" else -(-width * CODES[values] // 8)
-
-
-def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
-    parts, kept, scales, counts = [], [], [], []
-    for part in _split(weights):
-        rounded, scale = _round(part, table.values, grid)
-        row, column = np.nonzero(rounded)
-        counts.append(np.bincount(row, minlength=len(part)))
-        kept.append(rounded[row, column])
-        parts.append(column.astype(np.int32))
-        if scale is not None:
-            scales.append(scale)
-    count, column, values = np.concatenate(counts), np.concatenate(parts), np.concatenate(kept)
-    start = np.concatenate([[0], np.cumsum(count)])
-    gap = np.diff(column, prepend=np.int32(-1))
-    first = start[:-1][count > 0]
-    gap[first] = column[first] + 1
-    gap -= 1
-    bridges = gap // 256  # zeros that a gap wider than a byte is crossed by
-    size = values.itemsize
-    sizes = {
-        "delta8": (len(values) + int(bridges.sum())) * (1 + size),
-        "index16": len(values) * (2 + size) if table.width <= 2**16 else 2**62,
-        "bits": table.rows * -(-table.width // 8) + len(values) * size,
-    }
-    code = min(sizes, key=lambda name: sizes[name])
-    arrays: dict[str, Array] = {}
-    if code == "delta8":
-        place = np.arange(len(values)) + np.cumsum(bridges)
-        total = len(values) + int(bridges.sum())
-        arrays["columns"] = np.full(total, 255, np.uint8)
-        arrays["columns"][place] = gap % 256
-        arrays["values"] = np.zeros(total, values.dtype)
-        arrays["values"][place] = values
-        crossed = np.concatenate([[0], np.cumsum(bridges)])
-        start = start + crossed[start]
-    else:
-        arrays["values"] = values
-        if code == "index16":
-            arrays["columns"] = column.astype(np.uint16)
-        else:
-            bits = np.zeros((table.rows, table.width), bool)
-            bits[np.repeat(np.arange(table.rows), count), column] = True
-            arrays["columns"] = np.packbits(bits, axis=1, bitorder="little")
-    if start[-1] >= 2**32:
-        raise InputError(f"a sparse table may keep 2^32 weights; got {start[-1]}")
-    arrays["indptr"] = start.astype(np.uint32)
-    if scales:
-        arrays["scale"] = np.concatenate(scales)
-    return replace(table, columns=code, arrays=arrays)
 
 
 def default_threads() -> int:
@@ -518,5 +355,5 @@ def default_threads() -> int:
     return len(cores(0)) if cores else os.cpu_count() or 1
 
 
-def _address(array: Array | None) -> int:
+def address(array: Array | None) -> int:
     return 0 if array is None else array.ctypes.data
