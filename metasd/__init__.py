@@ -17,6 +17,7 @@ if importlib.util.find_spec("metasd._C") is None:
     )
 
 if TYPE_CHECKING:
+    from . import sharding
     from .compressed import CompressedModel, compress
     from .config import Config, preset
     from .errors import InputError
@@ -43,6 +44,7 @@ _WHERE = {
     "prepare": "prepared",
     "preset": "config",
     "resume": "trainer",
+    "sharding": "sharding",
     "train": "trainer",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "prepare",
     "preset",
     "resume",
+    "sharding",
     "train",
 ]
 
@@ -69,6 +72,7 @@ def __getattr__(name: str) -> Any:
     """Loads a part when it is first asked for: graphs and files need no torch."""
     if name not in _WHERE:
         raise AttributeError(f"module 'metasd' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"metasd.{_WHERE[name]}"), name)
+    value = importlib.import_module(f"metasd.{_WHERE[name]}")
+    value = getattr(value, name, value)  # or the module itself
     globals()[name] = value
     return value

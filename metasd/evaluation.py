@@ -123,8 +123,8 @@ def _rank(
         given, relation_ids, targets = queries.T
         found = model.rank_targets(given, relation_ids, targets, known.rows, progress)
         return found[0].reshape(2, -1), found[1].reshape(2, -1)
-    entities, relations = model.tables(pruned)
-    candidates, device, shards = model.candidates(entities), model.device, model.shards
+    candidates = model.candidates(model.tables(pruned)[0])
+    device, shards = model.device, model.shards
     counts = torch.zeros(2, len(queries), dtype=torch.int64)
     for start in range(0, len(queries), _CHUNK):
         part = queries[start : start + _CHUNK]
@@ -133,9 +133,7 @@ def _rank(
         if start // _CHUNK % shards.replicas != shards.replica:
             continue
         heads, relation_ids, targets = (torch.from_numpy(c.copy()).to(device) for c in part.T)
-        rows = shards.route(heads, model.num_entities).gather(entities, None)
-        mine = model.scoring.query(rows, relations[shards.mine(relation_ids)])
-        query = shards.shared(mine, len(part))
+        query = model.queries(heads, relation_ids, pruned)
         indptr, indices = known.rows(part[:, 0], part[:, 1])
         above, ties = kernels.rank_targets(
             query,

@@ -55,6 +55,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
             (temporary / _LOCK).unlink()
             temporary.replace(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be made ({error.strerror})") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     _flush_folder(path.parent)

@@ -102,7 +102,10 @@ class Model:
         return table[self.tail_offset :]
 
     def tables(self, pruned: bool) -> tuple[Tensor, Tensor]:
-        """(entities, relations) that a model scores with; the pruned ones have exact zeros."""
+        """(entities, relations) that a model scores with; the pruned ones have exact zeros.
+
+        Of several shards each has its own block of the entities.
+        """
         if not pruned:
             return self.entities, self.relations
         if self._pruned is None and self.values == "fp32":
@@ -137,6 +140,13 @@ class Model:
     def changed(self) -> None:
         """To be called after the tables or masks were written: forgets the pruned tables."""
         self._pruned = None
+
+    def queries(self, heads: Tensor, relations: Tensor, pruned: bool) -> Tensor:
+        """(B, d), from ids int64 (B,); of several shards all ask at once."""
+        entity_table, relation_table = self.tables(pruned)
+        rows = self.shards.route(heads, self.num_entities).gather(entity_table, None)
+        mine = self.scoring.query(rows, relation_table[self.shards.mine(relations)])
+        return self.shards.shared(mine, len(heads))
 
     def density(self) -> float:
         """Share of the weights that the mask keeps (1.0 without a mask)."""

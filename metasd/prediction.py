@@ -47,8 +47,10 @@ def predict(
     relation_id = vocabulary.relation_id(relation)
     if tail is not None:
         relation_id += vocabulary.num_relations  # the inverse relation asks for heads
-    entities, relations = model.tables(model.masks is not None if pruned is None else pruned)
-    query = model.scoring.query(entities[given][None], relations[relation_id][None])
+    if pruned is None:
+        pruned = model.masks is not None
+    ids = torch.tensor([[given], [relation_id]], device=model.device)
+    query = model.queries(ids[0], ids[1], pruned)
     left_out = None
     if known is not None:
         indptr, indices = known.rows([given], [relation_id])
@@ -56,8 +58,14 @@ def predict(
             torch.from_numpy(indptr).to(model.device),
             torch.from_numpy(indices).to(model.device),
         )
-    candidates = model.candidates(entities)
-    scores, best = kernels.topk_entities(query, candidates, min(k, len(candidates)), left_out)
+    scores, best = kernels.topk_entities(
+        query,
+        model.candidates(model.tables(pruned)[0]),
+        min(k, model.num_entities),
+        left_out,
+        group=model.shards.group,
+        first=model.shards.block(model.num_entities).start,
+    )
     return [
         (vocabulary.entity_name(entity), score)
         for entity, score in zip(best[0].tolist(), scores[0].tolist(), strict=True)

@@ -13,6 +13,7 @@ that and add up the gradients of their tables. `ALONE`, a single process, does n
 """
 
 import os
+import zlib
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -150,6 +151,12 @@ class Shards:
         """The largest value of all processes."""
         return value
 
+    def check_same(self, what: str, value: str) -> None:
+        """InputError, in every process, if another one was given another value."""
+        number = zlib.crc32(value.encode())
+        if (self.most(number), -self.most(-number)) != (number, number):
+            raise InputError(f"every process must be given the same {what}; they differ")
+
     def wait(self) -> None:
         """Until every process is here."""
 
@@ -248,11 +255,13 @@ def start(replicas: int = 1, shards: int | None = None) -> Shards:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if shards is None:
         shards = max(processes // max(replicas, 1), 1)
-    if min(shards, replicas) < 1 or shards * replicas != processes:
+    if min(shards, replicas) < 1:
+        raise InputError(f"shards and replicas must be at least 1; got {shards} and {replicas}")
+    if shards * replicas != processes:
         raise InputError(
             f"{shards} shards x {replicas} replicas need {shards * replicas} processes; there "
             f"{'is' if processes == 1 else 'are'} {processes} "
-            f"(torchrun --nproc-per-node {max(shards * replicas, 1)} -m metasd ...)"
+            f"(torchrun --nproc-per-node {shards * replicas} -m metasd ...)"
         )
     if processes == 1:
         return ALONE

@@ -69,8 +69,7 @@ def train(
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
-    shards.wait()  # until the others have looked, too
-    trainer = Trainer(graph, config, folder, shards)
+    trainer = Trainer(graph, config, folder, shards)  # all have looked before one makes it
     trainer.begin()
     if shards.first:
         folder.create(graph, config)
@@ -172,6 +171,10 @@ class Trainer:
         self, graph: Graph, config: Config, folder: RunFolder, shards: Shards = ALONE
     ) -> None:
         self.graph, self.config, self.folder, self.shards = graph, config, folder, shards
+        if shards is not ALONE:
+            shards.check_same("settings", json.dumps(config.flat()))
+            shards.check_same("run folder", os.fspath(folder.path))
+            shards.check_same("graph", graph.digest)
         if graph.num_entities < shards.shards:
             raise InputError(
                 f"{graph.num_entities} entities are too few for {shards.shards} shards"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import processes
-from metasd import sharding
+from metasd import compress, evaluate, sharding
 from metasd.batches import Epoch, Order, Triples, columns_of
 from metasd.checkpoint import Checkpoint, Layout
 from metasd.config import Config
@@ -188,6 +188,49 @@ def run_in_parts(group: str, folder: Path, shards: int, replicas: int) -> None:
         resume(folder, ["train.epochs=3"], graph, shards=here)
 
 
+def asked(group: str, folder: Path) -> dict[str, Any]:
+    """What a model in two blocks answers, and what is refused."""
+    here, graph = place(2, 1), load_graph("families:203")
+    run = train(graph, QUICK, folder, shards=here)
+    found: dict[str, Any] = {
+        "report": evaluate(run.model, graph, "valid", pruned=False),
+        "heads": [run.predict(graph.entities[i], "parent_of", k=5) for i in (0, 202)],
+        "tail": run.predict(relation="parent_of", tail=graph.entities[150], k=203, pruned=False),
+    }
+    other = {**QUICK, "train.lr": 0.1 + here.shard}
+    for name, wrong in {
+        "settings": lambda: train(graph, other, folder.with_name("new"), shards=here),
+        "folder": lambda: train(graph, QUICK, folder.with_name(f"n{here.shard}"), shards=here),
+        "graph": lambda: train(
+            load_graph(f"families:{203 + here.shard}"), QUICK, folder.with_name("n"), shards=here
+        ),
+        "compress": lambda: compress(run),
+    }.items():
+        with pytest.raises(InputError) as refused:
+            wrong()
+        found[name] = str(refused.value)
+    return found
+
+
+def test_a_model_in_blocks_answers_as_a_whole_one(tmp_path: Path) -> None:
+    graph = load_graph("families:203")
+    first, second = processes.run(asked, 2, tmp_path / "run")
+    assert first == second
+    whole = Run.load(tmp_path / "run")
+    assert first["report"]["mrr"] == evaluate(whole.model, graph, "valid", pruned=False)["mrr"]
+    tail = graph.entities[150]
+    wanted = [whole.predict(graph.entities[i], "parent_of", k=5) for i in (0, 202)]
+    wanted.append(whole.predict(relation="parent_of", tail=tail, k=203, pruned=False))
+    for answers, exact in zip([*first["heads"], first["tail"]], wanted, strict=True):
+        assert [label for label, _ in answers] == [label for label, _ in exact]
+        assert [x for _, x in answers] == pytest.approx([x for _, x in exact], rel=1e-4)
+    for what in ("settings", "graph"):
+        assert first[what] == f"every process must be given the same {what}; they differ"
+    assert "the same run folder" in first["folder"]
+    assert "one shard" in first["compress"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_runs_go_on_with_another_number_of_processes(tmp_path: Path) -> None:
     graph = load_graph("families:203")
     train(graph, QUICK, tmp_path / "whole")
@@ -245,6 +288,8 @@ def test_a_wrong_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(InputError, match="3 shards x 1 replicas need 3 processes; there are 4"):
         sharding.start(1, 3)
+    with pytest.raises(InputError, match="must be at least 1; got 0 and 1"):
+        sharding.start(1, 0)
 
 
 # Under torchrun

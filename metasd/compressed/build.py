@@ -74,6 +74,10 @@ def compress(
         if known and graph is None:
             graph = run.graph()
     model = cast("Model", model)
+    if model.shards.shards > 1:
+        raise InputError(
+            "this model has the entities of one shard: compress its run folder, in one process"
+        )
     if pruned is None:
         pruned = model.masks is not None
     trained = model.values if pruned else "fp32"
