@@ -15,7 +15,7 @@ from torch import multiprocessing
 
 from metasd.kernels._group import register_group
 
-SECONDS = 90
+SECONDS = 300
 """After which processes are taken to wait for each other."""
 
 

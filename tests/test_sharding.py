@@ -311,7 +311,7 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def training(folder: Path, process: subprocess.Popen[str]) -> list[int]:
     """The process ids of both ranks, once a checkpoint is there."""
-    waiting = time.monotonic() + 60
+    waiting = time.monotonic() + 120
     while not (folder / "run" / "checkpoints" / "last.safetensors").exists():
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < waiting
