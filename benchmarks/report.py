@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 # `-m` puts the checkout, which may not be compiled, before the metasd that is installed.
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != ROOT]
+sys.path.append(str(Path(__file__).parent))  # where `-m` does not look for `modelled`
 RESULTS = Path(__file__).parent / "results"
 
 Rows = list[list[str]]

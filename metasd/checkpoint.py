@@ -91,19 +91,20 @@ class Checkpoint:
         text = json.dumps({"format": FORMAT, "crc32": listed, **self.state})
         metadata = {"metasd": text, "crc32": str(zlib.crc32(text.encode()))}
         header, places, size = _header(self.tensors, shapes, metadata)
+        begin = shards.most(len(header) if shards.first else 0)  # the first one's state is written
 
         def write(temporary: Path) -> None:
             with _all_or_none(shards):
                 if shards.first:
                     with temporary.open("wb") as file:
                         file.write(header)
-                        file.truncate(size)
+                        file.truncate(begin + size)
             with _all_or_none(shards), temporary.open("rb+") as file:
                 for piece in pieces:
                     if piece.shard == shards.shard and shards.replica == 0:
                         data = self._rows(piece).numpy()
                         row = data.nbytes // (piece.stop - piece.start)
-                        file.seek(places[piece.name] + piece.start * row)
+                        file.seek(begin + places[piece.name] + piece.start * row)
                         file.write(data.data)
 
         try:
@@ -163,7 +164,7 @@ def _pieces(name: str, shape: tuple[int, ...], layout: Layout) -> Iterator[_Piec
 def _header(
     tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]
 ) -> tuple[bytes, dict[str, int], int]:
-    """The beginning of a safetensors file, where in it each tensor lies, and the file's size."""
+    """The beginning of a safetensors file; where behind it the tensors lie, and how much in all."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     places, at = {}, 0
     for name in sorted(tensors, key=lambda name: -tensors[name].itemsize):
@@ -176,9 +177,7 @@ def _header(
         at += size
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
-    begin = 8 + len(text)
-    header = len(text).to_bytes(8, "little") + text
-    return header, {name: begin + place for name, place in places.items()}, begin + at
+    return len(text).to_bytes(8, "little") + text, places, at
 
 
 @contextmanager
