@@ -116,7 +116,8 @@ def main() -> None:
             "settings": {},
         }
         found = {str(n): measured(case, n) for n in (1, 2)}
-        cases.append({**case, **found})
+        name = load_graph(chosen.graph).name if chosen.graph else None
+        cases.append({**case, "graph": name, **found})
     shape = {"rank": RANK, "batch": BATCH}
     result = {**measured_on(), "shape": shape, "cases": cases}
     name = "sharding-graph.json" if chosen.graph else "sharding.json"
