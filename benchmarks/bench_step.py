@@ -16,7 +16,6 @@ from measure import (
     random_triples,
 )
 from metasd import kernels
-from metasd.batches import columns_of
 from metasd.config import Config
 from metasd.model import Model
 from metasd.models import Scoring
@@ -39,7 +38,7 @@ def metasd_step(options: Options) -> Call:
 
     def call() -> dict[str, float]:
         batch, quiz = (random_triples(options, n) for n in (options.batch, options.quiz))
-        losses = step(step.batch(*columns_of(batch)), step.batch(*columns_of(quiz)))
+        losses = step(step.batch(*batch.T.contiguous()), step.batch(*quiz.T.contiguous()))
         return {name: float(loss) for name, loss in losses.items()}
 
     return call

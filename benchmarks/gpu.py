@@ -28,7 +28,6 @@ from torch.nn import functional
 
 from dense import DenseMetaSD, Settings
 from metasd import _C, kernels
-from metasd.batches import columns_of
 from metasd.model import Model
 from metasd.models import Scoring
 from metasd.step import Step
@@ -339,7 +338,7 @@ def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
     scoring = Scoring.named("complex")(work.rank)
     model = Model(scoring, entities, relations, (masks[0], masks[1]))
     step = Step(model, settings(precision))
-    ours = meter(lambda: step(step.batch(*columns_of(batch)), step.batch(*columns_of(quiz))))
+    ours = meter(lambda: step(step.batch(*batch.T.contiguous()), step.batch(*quiz.T.contiguous())))
     step.optimizer.state.clear()
     step.meta_optimizer.state.clear()
     try:

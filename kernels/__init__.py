@@ -13,7 +13,7 @@ if __name__ == "kernels":
 
 from . import gpu
 from ._fused import uses_tiles
-from ._group import GroupError, reaching_others, register_group
+from ._group import GroupError, largest, reaching_others, register_group, summed
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from .complex_rows import complex_product
 from .distillation import inner_distillation, mutual_distillation
@@ -38,6 +38,7 @@ __all__ = [
     "entity_cross_entropy",
     "entity_cross_entropy_gradients",
     "inner_distillation",
+    "largest",
     "masked_rows",
     "meta_gradient",
     "mutual_distillation",
@@ -50,6 +51,7 @@ __all__ = [
     "scatter_rows",
     "score_entities",
     "score_triples",
+    "summed",
     "topk_entities",
     "topk_mask",
     "unpack_mask",

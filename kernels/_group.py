@@ -74,11 +74,7 @@ def gathered(x: Tensor, group: str) -> Tensor:
 
 def anywhere(flag: bool, group: str, device: torch.device) -> bool:
     """Whether it holds in any process of the group."""
-    return (
-        flag
-        if not group
-        else bool(largest(torch.tensor([flag], dtype=torch.int32, device=device), group))
-    )
+    return bool(largest(torch.tensor(int(flag), device=device), group)) if group else flag
 
 
 Sums = Sequence[tuple[int, float] | None]

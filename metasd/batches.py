@@ -11,12 +11,6 @@ Columns = tuple[Tensor, Tensor, Tensor]
 """Heads, relations (inverses included) and tails of some triples, each int64 (B,)."""
 
 
-def columns_of(triples: Tensor) -> Columns:
-    """From int64 (B, 3)."""
-    head, relation, tail = (column.contiguous() for column in triples.unbind(1))
-    return head, relation, tail
-
-
 _STEPS = 64  # whose triples are fetched together
 
 

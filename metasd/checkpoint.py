@@ -46,12 +46,13 @@ class Layout:
         """The rows of a tensor (count, ...) that a shard has, in its order."""
         if not self.is_cut(name):
             return [range(count)]
-        block = self.shards.block(self.entities, shard)
-        starts = [role * self.entities for role in range(self.roles)]
-        return [range(start + block.start, start + block.stop) for start in starts]
+        return self.shards.rows(self.entities, self.roles, shard)
 
     def whole_shape(self, name: str, x: Tensor) -> tuple[int, ...]:
         return (self.roles * self.entities, *x.shape[1:]) if self.is_cut(name) else tuple(x.shape)
+
+
+_WHOLE = Layout()
 
 
 class _Piece(NamedTuple):
@@ -71,13 +72,12 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
-    def save(self, path: Path, layout: Layout | None = None) -> None:
+    def save(self, path: Path, layout: Layout = _WHOLE) -> None:
         """Writes the file, each process its rows; returns when all of it is there.
 
         Raises:
             InputError: in every process, when the disk is full; the old checkpoint then stays.
         """
-        layout = layout or Layout()
         shards = layout.shards
         shapes = {name: layout.whole_shape(name, x) for name, x in self.tensors.items()}
         pieces = [piece for name in shapes for piece in _pieces(name, shapes[name], layout)]
@@ -126,7 +126,7 @@ class Checkpoint:
 
     @staticmethod
     def load(
-        path: Path, only: tuple[str, ...] | None = None, layout: Layout | None = None
+        path: Path, only: tuple[str, ...] | None = None, layout: Layout = _WHOLE
     ) -> "Checkpoint":
         """Reads a checkpoint, or those of its tensors that `only` names (where it has them)."""
         if not path.is_file():
@@ -143,9 +143,7 @@ class Checkpoint:
                     )
                 sums = state.pop("crc32")
                 names = [name for name in sums if only is None or name in only]
-                tensors = {
-                    name: _read(file, name, sums[name], layout or Layout()) for name in names
-                }
+                tensors = {name: _read(file, name, sums[name], layout) for name in names}
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise InputError(f"{path}: damaged or not a checkpoint of metasd ({error})") from None
         return Checkpoint(tensors, state)

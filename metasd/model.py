@@ -45,10 +45,8 @@ class Model:
     ) -> "Model":
         """Small random tables: normal with a standard deviation of 1e-3, from `seed`."""
         generator = torch.Generator().manual_seed(seed)
-        roles, block = scoring.entity_roles, shards.block(num_entities)
-        rows = [
-            (i * num_entities + block.start, i * num_entities + block.stop) for i in range(roles)
-        ]
+        roles = scoring.entity_roles
+        rows = shards.rows(num_entities, roles)
         return Model(
             scoring,
             _random_rows(roles * num_entities, scoring.entity_width, rows, generator),
@@ -163,20 +161,18 @@ class Model:
 _ROWS_AT_A_TIME = 1 << 12
 
 
-def _random_rows(
-    count: int, width: int, wanted: list[tuple[int, int]], generator: torch.Generator
-) -> Tensor:
+def _random_rows(count: int, width: int, wanted: list[range], generator: torch.Generator) -> Tensor:
     """Some ranges of the rows of a random table (count, width), which is never held whole.
 
     PyTorch makes such numbers 16 at a time if there are 16: only then do parts make up a whole.
     """
-    out, place = torch.empty(sum(stop - start for start, stop in wanted), width), 0
+    out, place = torch.empty(sum(map(len, wanted)), width), 0
     parts = max(count // _ROWS_AT_A_TIME, 1)
     for i in range(parts):
         first, last = i * _ROWS_AT_A_TIME, (i + 1) * _ROWS_AT_A_TIME if i + 1 < parts else count
         made = torch.randn(last - first, width, generator=generator) * 1e-3
-        for start, stop in wanted:
-            part = made[max(start - first, 0) : max(stop - first, 0)]
+        for rows in wanted:
+            part = made[max(rows.start - first, 0) : max(rows.stop - first, 0)]
             out[place : place + len(part)] = part
             place += len(part)
     return out

@@ -109,6 +109,12 @@ class Shards:
         """The entities of a shard, of this process's by default."""
         return _part(entities, self.shard if shard is None else shard, self.shards)
 
+    def rows(self, entities: int, roles: int, shard: int | None = None) -> list[range]:
+        """The rows of a shard's block in a table of `roles` rows an entity, in its order."""
+        block = self.block(entities, shard)
+        starts = [role * entities for role in range(roles)]
+        return [range(start + block.start, start + block.stop) for start in starts]
+
     def of_replica(self, triples: Tensor) -> Tensor:
         """This replica's share of a batch (B, ...)."""
         return triples[_part(len(triples), self.replica, self.replicas)]
@@ -172,8 +178,11 @@ class Sharded(Shards):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         mesh = init_device_mesh(device, (replicas, shards), mesh_dim_names=("replica", "shard"))
         self.replica, self.shard = mesh.get_local_rank("replica"), mesh.get_local_rank("shard")
-        self._shards, self._replicas = mesh.get_group("shard"), mesh.get_group("replica")
+        self._shards = mesh.get_group("shard")
         self.group = kernels.register_group(self._shards)
+        self._replicas = kernels.register_group(mesh.get_group("replica"))
+        assert dist.group.WORLD is not None
+        self._all = kernels.register_group(dist.group.WORLD)
 
     def route(self, entities: Tensor, count: int, offset: int = 0) -> Route:
         block = self.block(count)
@@ -205,33 +214,23 @@ class Sharded(Shards):
         return [part.stop - part.start for part in parts]
 
     def sum_gradients(self, entities: Tensor, relations: Tensor, share: float) -> None:
-        with reaching_others():
-            dist.all_reduce(relations, group=self._shards)
-            if self.replicas > 1:
-                for gradient in (entities, relations):
-                    dist.all_reduce(gradient.mul_(share), group=self._replicas)
+        self.over_shards(relations)
+        if self.replicas > 1:
+            for gradient in (entities, relations):
+                self.over_replicas(gradient.mul_(share))
 
     def total(self, losses: dict[str, Tensor], shares: list[float]) -> dict[str, Tensor]:
         found = torch.stack([x * share for x, share in zip(losses.values(), shares, strict=True)])
-        with reaching_others():
-            dist.all_reduce(found)
-        return dict(zip(losses, found, strict=True))
+        return dict(zip(losses, kernels.summed(found, self._all), strict=True))
 
     def over_shards(self, x: Tensor) -> Tensor:
-        with reaching_others():
-            dist.all_reduce(x, group=self._shards)
-        return x
+        return kernels.summed(x, self.group)
 
     def over_replicas(self, x: Tensor) -> Tensor:
-        with reaching_others():
-            dist.all_reduce(x, group=self._replicas)
-        return x
+        return kernels.summed(x, self._replicas)
 
     def most(self, value: int) -> int:
-        found = torch.tensor(value)
-        with reaching_others():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
+        return int(kernels.largest(torch.tensor(value), self._all))
 
     def wait(self) -> None:
         with reaching_others():

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import processes
 from metasd import compress, evaluate, sharding
-from metasd.batches import Epoch, Order, Triples, columns_of
+from metasd.batches import Epoch, Order, Triples
 from metasd.checkpoint import Checkpoint, Layout
 from metasd.config import Config
 from metasd.errors import InputError
@@ -73,7 +73,7 @@ def trained(
     generator = torch.Generator().manual_seed(1)
     losses: dict[str, Tensor] = {}
     for _ in range(20):
-        batch, quiz = (columns_of(triples(n, generator)) for n in (101, 37))
+        batch, quiz = (triples(n, generator).T.contiguous() for n in (101, 37))
         losses = step(step.batch(*batch), step.batch(*quiz))
     return {
         "rows": rows,

@@ -6,7 +6,6 @@ from torch import Tensor
 
 import dense
 from metasd import kernels
-from metasd.batches import columns_of
 from metasd.config import Config
 from metasd.model import Model
 from metasd.models import Scoring
@@ -78,7 +77,7 @@ def test_every_part_has_the_gradients_of_a_double_backward(
     dtype: torch.dtype, tolerance: float, settings: tuple[str, ...]
 ) -> None:
     step, baseline, triples, quiz_triples = both(dtype, *settings)
-    batch, quiz = step.batch(*columns_of(triples)), step.batch(*columns_of(quiz_triples))
+    batch, quiz = step.batch(*triples.T.contiguous()), step.batch(*quiz_triples.T.contiguous())
 
     def agree(found: Gradients, loss: Tensor, wanted: dict[str, Tensor]) -> None:
         assert relative(found.entities, wanted["entities"]) < tolerance
@@ -101,7 +100,7 @@ def test_weights_follow_the_baseline_over_several_steps() -> None:
         rows = (triples + torch.tensor([shift, 0, 2 * shift])) % torch.tensor(
             [ENTITIES, RELATIONS, ENTITIES]
         )
-        losses = step(step.batch(*columns_of(rows)), step.batch(*columns_of(quiz)))
+        losses = step(step.batch(*rows.T.contiguous()), step.batch(*quiz.T.contiguous()))
         wanted = baseline.step(rows, quiz)
         assert float(losses["quiz"]) == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
     assert relative(step.model.entities, baseline.source.entities) < 1e-9
@@ -122,7 +121,7 @@ def test_bf16_products_are_as_exact_as_eager_ones() -> None:
         *(kernels.unpack_mask(m, 2 * RANK) for m in half.model.masks or ()),
         half.entity_weights,
     )
-    batch, quiz = half.batch(*columns_of(triples)), half.batch(*columns_of(quiz_triples))
+    batch, quiz = half.batch(*triples.T.contiguous()), half.batch(*quiz_triples.T.contiguous())
     wanted = exact.meta_step(batch, quiz)[2]
     found = half.meta_step(batch, quiz)[2]
     rival = eager.meta_step(triples, quiz_triples)
@@ -141,7 +140,7 @@ def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
     model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
     triples = torch.stack([torch.arange(20), torch.arange(20) % 6, torch.arange(20) + 3], dim=1)
     step = Step(model, config)
-    _, g = step.inner_step(step.batch(*columns_of(triples)))
+    _, g = step.inner_step(step.batch(*triples.T.contiguous()))
     for gradient, mask in zip((g.entities, g.relations), model.masks, strict=True):
         kept = kernels.unpack_mask(mask, gradient.shape[1])
         assert gradient[kept].abs().sum() > 0
@@ -151,7 +150,7 @@ def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
 def test_prune_is_distill_without_teachers() -> None:
     def trained(*settings: str) -> Tensor:
         step, _, triples, _ = both(torch.float64, *settings)
-        step(step.batch(*columns_of(triples)), None)
+        step(step.batch(*triples.T.contiguous()), None)
         return step.model.entities
 
     pruned = trained("train.objective=prune")
@@ -173,7 +172,7 @@ def test_own_weights_take_the_inner_gradient_and_leave_the_source_to_itself() ->
     step.part()
     state = step.optimizer.state[step.model.entities]["sum"].clone()
     source, before = step.model.entities.clone(), step.model.underlying[0].clone()
-    loss = step.own_step(step.batch(*columns_of(triples)))
+    loss = step.own_step(step.batch(*triples.T.contiguous()))
     wanted = baseline.inner_gradient(triples)
     assert relative(loss, wanted["loss"]) < 1e-9
     gradient = wanted["entities"]
@@ -193,7 +192,8 @@ def test_a_source_rests_while_its_student_trains_its_own_weights(
     step.part()
     for shift in range(3):
         losses = step(
-            step.batch(*columns_of((triples + shift) % RELATIONS)), step.batch(*columns_of(quiz))
+            step.batch(*((triples + shift) % RELATIONS).T.contiguous()),
+            step.batch(*quiz.T.contiguous()),
         )
         assert "pruned" in losses
         assert "source" not in losses
