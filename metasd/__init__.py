@@ -2,7 +2,7 @@
 
 import metasd
 graph = metasd.load_graph("families")
-run = metasd.train(graph, metasd.preset("small"), run_dir="runs/first")
+run = metasd.train(graph, metasd.preset("student"), run_dir="runs/first")
 run.metrics["test"]["pruned"]["mrr"]
 run.predict(head="Ada Berg", relation="parent_of")
 """

@@ -105,7 +105,7 @@ def train(
             show_default="families, a generated graph",
         ),
     ] = "families",
-    preset: Annotated[str, typer.Option(help="small, fb15k-237 or wn18rr.")] = "small",
+    preset: Annotated[str, typer.Option(help="student, small, fb15k-237 or wn18rr.")] = "student",
     config: Annotated[
         Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
     ] = None,

@@ -20,7 +20,7 @@ from metasd import _C
 
 from .batches import Epoch, Order, Triples
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
-from .config import Config
+from .config import Config, preset
 from .environment import versions
 from .errors import InputError
 from .evaluation import evaluate
@@ -51,7 +51,7 @@ def train(
 
     Args:
         graph: the graph, or its name or path (see `load_graph`).
-        config: every setting, or those that differ from the preset `small`, by dotted key.
+        config: every setting, or those that differ from the preset `student`, by dotted key.
         run_dir: the run folder, which must not exist yet; by default the first free
             `runs/<graph>-<n>`.
         shards: this process's place among several (`sharding.start`), all of which call this.
@@ -65,7 +65,7 @@ def train(
         Interrupted: SIGINT or SIGTERM; `resume` continues to the same weights.
     """
     if not isinstance(config, Config):
-        config = Config().override(config or {})
+        config = preset().override(config or {})
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
@@ -100,6 +100,11 @@ def resume(
     config = stored.override(settings)
     frozen = _frozen(stored)
     if changed := [k for k, v in config.flat().items() if k in frozen and v != frozen[k]]:
+        if changed == ["train.epochs"]:
+            raise InputError(
+                "train.epochs cannot change within this run: train.decay or prune.warmup_epochs is "
+                "a share of it; start a new one"
+            )
         raise InputError(f"{', '.join(changed)} cannot change within a run; start a new one")
     if isinstance(graph, Graph):
         folder.check_graph(graph)
@@ -133,7 +138,8 @@ def free_run_dir(graph: Graph) -> Path:
 
 def _frozen(config: Config) -> dict[str, Any]:
     """The settings that change the weights after a given number of steps."""
-    free = _FREE[config.train.decay > 0 :]
+    by_share = config.train.decay > 0 or 0 < config.prune.warmup_epochs < 1
+    free = _FREE[by_share:]
     return {
         key: value
         for key, value in config.flat().items()
@@ -147,6 +153,7 @@ _LOOK_SECONDS = 0.2
 """A GPU is not waited for more often."""
 
 _FREE = ("train.epochs", "train.max_steps", "eval.every", "eval.patience")
+"""What may change within a run; the first, unless other settings are shares of it."""
 
 
 @dataclass
@@ -428,7 +435,7 @@ class Trainer:
         """The share of its rate at which the source learns now, or a student its own weights."""
         start, end, decay = 0, self.config.train.epochs, self.config.train.decay
         if self.config.prune.weights == "own" and self.config.train.objective != "dense":
-            warmup = min(self.config.prune.warmup_epochs, end)
+            warmup = self.config.warmup_epochs
             start, end = (0, warmup) if self.position.epoch < warmup else (warmup, end)
         left = 1 - (self.position.total_steps / self.steps_per_epoch - start) / (end - start)
         return left / decay if left < decay else 1.0
@@ -439,12 +446,12 @@ class Trainer:
         prune = self.config.prune
         if self.config.train.objective == "dense":
             return 0
-        return prune.warmup_epochs + (prune.ramp_epochs if prune.schedule == "cubic" else 0)
+        return self.config.warmup_epochs + (prune.ramp_epochs if prune.schedule == "cubic" else 0)
 
     def _fraction(self, epoch: int) -> float:
         """The share that is pruned during an epoch (0-based)."""
         prune = self.config.prune
-        epoch -= prune.warmup_epochs
+        epoch -= self.config.warmup_epochs
         if self.config.train.objective == "dense" or epoch < 0:
             return 0.0
         if prune.schedule == "constant" or epoch >= prune.ramp_epochs:
@@ -452,11 +459,11 @@ class Trainer:
         return prune.fraction * (1 - (1 - epoch / prune.ramp_epochs) ** 3)
 
     def update_masks(self) -> None:
-        epoch, prune = self.position.epoch, self.config.prune
-        if self.config.train.objective == "dense" or epoch < prune.warmup_epochs:
+        epoch, prune, warmup = self.position.epoch, self.config.prune, self.config.warmup_epochs
+        if self.config.train.objective == "dense" or epoch < warmup:
             return
         fraction = self._fraction(epoch)
-        due = (epoch - prune.warmup_epochs) % prune.every == 0
+        due = (epoch - warmup) % prune.every == 0
         due |= fraction != self._fraction(epoch - 1)
         if prune.weights == "own" and self.model.own is None:
             self.step.part()

@@ -11,6 +11,7 @@ from metasd import cli
 Command = Callable[..., tuple[int, str, str]]
 
 QUICK = ["--set", "model.rank=8", "--set", "train.epochs=2", "--set", "train.batch_size=400"]
+SMALL = ["--preset", "small", *QUICK]
 
 
 @pytest.fixture
@@ -74,7 +75,14 @@ def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None
     code, out, _ = metasd("report", "runs/x")
     assert code == 0
     assert Path(out.strip()).is_file()
-    code, out, _ = metasd("resume", "runs/x", "--set", "train.epochs=3", "--json")
+    code, _, err = metasd("resume", "runs/x", "--set", "train.epochs=3")
+    assert code == 2
+    assert "train.epochs cannot change within this run: train.decay" in err
+
+
+def test_a_run_by_the_published_method_takes_more_epochs(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *SMALL, "--run", "x")[0] == 0
+    code, out, _ = metasd("resume", "x", "--set", "train.epochs=3", "--json")
     assert code == 0
     assert json.loads(out)["protocol"]["epochs"] == 3
 
@@ -83,7 +91,7 @@ def test_the_table_says_of_which_epoch_it_is(metasd: Command, folder: Path) -> N
     said = "after epoch 1 of 3 (chosen by: valid pruned.mrr)"
     still = ["train.epochs=3", "eval.every=1", "train.lr=1e-9", "train.meta_lr=1e-9"]
     every = [word for setting in still for word in ("--set", setting)]
-    assert said in metasd("train", folder, *QUICK, *every, "--run", "x")[1]
+    assert said in metasd("train", folder, *SMALL, *every, "--run", "x")[1]
     assert said.replace("3", "4") in metasd("resume", "x", "--set", "train.epochs=4")[1]
     assert said.replace("3", "4") in metasd("info", "x")[1]
     with Path("x", "history.jsonl").open("a") as file:  # as by another epoch, not evaluated yet
@@ -168,7 +176,7 @@ def test_a_prepared_graph_trains_like_its_files(metasd: Command, folder: Path) -
     assert (told["graph"], told["entities"], told["train triples"]) == ("mine", 8, 16)
     found = []
     for graph, run in ((folder, "a"), ("big/mine", "b")):
-        assert metasd("train", graph, *QUICK, "--run", run)[0] == 0
+        assert metasd("train", graph, *SMALL, "--run", run)[0] == 0
         found.append(json.loads(metasd("evaluate", run, "--json")[1]))
     assert found[0] == found[1]
     assert Path("a/entities.tsv").read_bytes() == Path("b/entities.tsv").read_bytes()

@@ -35,7 +35,24 @@ def test_the_published_presets() -> None:
     assert (fb.model.rank, fb.train.batch_size, fb.regularizer.weight) == (2000, 5000, 0.05)
     assert (fb.relation_prediction.weight, fb.entity_weights) == (4.0, False)
     assert (wn.train.batch_size, wn.regularizer.weight, wn.entity_weights) == (1000, 0.1, True)
-    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS)
+    assert preset("small") == Config()
+    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS if name != "student")
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(20, 15), (3, 2), (2, 1)])
+def test_a_source_has_a_share_of_the_epochs(epochs: int, warmup: int) -> None:
+    assert preset().override({"train.epochs": epochs}).warmup_epochs == warmup
+    assert preset().override({"prune.warmup_epochs": 1, "train.epochs": epochs}).warmup_epochs == 1
+    assert preset().override(["train.objective=dense"]).warmup_epochs == 0
+
+
+def test_a_student_needs_an_epoch_too() -> None:
+    with pytest.raises(
+        InputError, match=r"= 0\.75 leaves the pruned model none of train\.epochs = 1"
+    ):
+        preset().override(["train.epochs=1"])
+    with pytest.raises(InputError, match=r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"):
+        preset().override(["prune.warmup_epochs=1.5"])
 
 
 def test_dense_is_chosen_by_its_only_model() -> None:

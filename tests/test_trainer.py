@@ -162,7 +162,7 @@ def test_weights_of_its_own_are_what_is_compressed(
     decoded, _ = compress(run).dense()
     wanted, _ = run.model.tables(pruned=True)
     assert float(abs(torch.from_numpy(decoded) - wanted).max()) < 1e-3 * float(wanted.abs().max())
-    with pytest.raises(InputError, match=r"train\.epochs cannot change within a run"):
+    with pytest.raises(InputError, match=r"train\.epochs cannot change within this run"):
         resume(tmp_path / "run", ["train.epochs=5"])
 
 
