@@ -223,17 +223,21 @@ def training() -> str:
     return f"{table(rows)}\n\n{where}."
 
 
-def studies() -> str:
-    """Of every committed study, the best by valid of each kind of model at equal bytes."""
+def study(name: str) -> "tuple[dict[str, Any], list[Point]]":
+    """A committed study's results, and its models as points."""
     from metasd.pareto import points
 
+    text = (ROOT / "studies" / name / "results.json").read_text(encoding="utf-8")
+    results = json.loads(text)
+    return results, points(results)
+
+
+def studies() -> str:
+    """The best by valid of each kind of model at equal bytes."""
     rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rare", "to its source"]]
     notes = []
-    if not (paths := sorted((ROOT / "studies").glob("*/results.json"))):
-        raise FileNotFoundError
-    for path in paths:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        found = points(results)
+    for name in ("fb15k-237", "wn18rr"):
+        results, found = study(name)
         source = max(
             (point for point in found if point.form == "source fp32"), key=lambda point: point.bytes
         )
@@ -246,12 +250,32 @@ def studies() -> str:
                 if fit:
                     best = max(fit, key=lambda point: point.mrr)
                     rows.append([f"{kind}: {best.run}", *_cells(best, source, found)])
-        run = next(iter(results["runs"].values()))
-        hours = sum(run["training_seconds"] for run in results["runs"].values()) / 3600
-        notes.append(
-            f"{results['graph']}: {len(results['runs'])} runs, {hours:.1f} h; {machine(run)}"
-        )
+        notes.append(_cost(results))
     return f"{table(rows)}\n\n{'; '.join(notes)}."
+
+
+def ablations() -> str:
+    """What a part of the method is worth: both models of each run of the study that varies them."""
+    results, found = study("umls")
+    rows = [["run", "source valid MRR", "spread", "pruned valid MRR", "spread", "bytes"]]
+    for run in dict.fromkeys(row["run"] for row in results["rows"]):
+        forms = {point.form: point for point in found if point.run == run}
+        source, pruned = forms.get("source fp32"), forms.get("pruned auto")
+        size = (pruned or forms["source fp32"]).bytes
+        rows.append([run, *_mrr(source), *_mrr(pruned), f"{size / 1e3:.1f} kB"])
+    return f"{table(rows)}\n\n{_cost(results)}."
+
+
+def _mrr(point: "Point | None") -> list[str]:
+    if point is None:
+        return ["", ""]
+    return [f"{point.mrr:.3f}", f"{max(point.valid) - min(point.valid):.3f}"]
+
+
+def _cost(results: dict[str, Any]) -> str:
+    runs = list(results["runs"].values())
+    hours = sum(run["training_seconds"] for run in runs) / 3600
+    return f"{results['graph']}: {len(runs)} runs, {hours:.1f} h; {machine(runs[0])}"
 
 
 OVER = 0.05
@@ -261,7 +285,9 @@ KINDS: dict[str, "Callable[[Point], bool]"] = {
     "dense": lambda p: p.form in ("source fp32", "source fp16", "source int8", "source int4"),
     "dense, fewer bits": lambda p: p.form in ("source int3", "source int2"),
     "pruned in one shot": lambda p: p.form.startswith("one-shot"),
-    "pruned in training": lambda p: p.form.startswith("pruned") and not _is_student(p),
+    "a mask alone": lambda p: p.form.startswith("pruned") and p.run == "prune",
+    "without the meta step": lambda p: p.form.startswith("pruned") and p.run == "distill",
+    "as published": lambda p: p.form.startswith("pruned") and p.run == "metasd",
     "student": lambda p: p.form.startswith("pruned") and _is_student(p),
 }
 
@@ -359,6 +385,7 @@ TABLES = {
     "accuracy": accuracy,
     "topk_mask": topk_mask,
     "studies": studies,
+    "ablations": ablations,
 }
 
 
