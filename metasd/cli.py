@@ -147,6 +147,7 @@ def train(
     trainer.training_device(settings.train.device)
     data = load_graph(graph, data_dir, columns=columns, split=_shares_of(graph, split))
     if dry_run:
+        trainer.check_source(settings, data)
         _print_record(plan(data, settings), as_json)
         return
     path = run if run is not None else trainer.free_run_dir(data)
@@ -583,6 +584,9 @@ def _train(start: Any, path: Path, as_json: bool) -> None:
         print(json.dumps(finished.metrics, indent=1))
         return
     _print_metrics(finished.metrics)
+    if finished.model.masks is None and finished.config.train.objective != "dense":
+        alone = finished.config.warmup_epochs
+        print(f"note: no pruned model yet: in the first {alone} epochs the source learns alone")
     print(f"run folder: {finished.path}")
 
 

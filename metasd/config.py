@@ -64,7 +64,7 @@ class RelationPredictionConfig(_Section):
 class PruneConfig(_Section):
     fraction: float = Field(0.9, ge=0, lt=1)
     every: int = Field(1, ge=1, description="epochs between masks")
-    warmup_epochs: int | float = Field(
+    warmup_epochs: float = Field(
         0, ge=0, description="epochs of the source alone before any mask; below 1: a share of all"
     )
     schedule: Literal["constant", "cubic"] = "constant"
@@ -79,12 +79,19 @@ class PruneConfig(_Section):
     )
     own_lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
 
+    @field_validator("warmup_epochs", mode="before")
+    @classmethod
+    def _number(cls, epochs: object) -> object:
+        if isinstance(epochs, bool):
+            raise ValueError(f"must be a number; got {epochs}")
+        return epochs
+
     @field_validator("warmup_epochs")
     @classmethod
     def _whole(cls, epochs: float) -> float:
-        if epochs > 1 and not isinstance(epochs, int):
+        if epochs > 1 and epochs != int(epochs):
             raise ValueError(f"must be whole, or a share below 1; got {epochs}")
-        return epochs
+        return epochs if 0 < epochs < 1 else int(epochs)
 
 
 class DistillConfig(_Section):
@@ -146,7 +153,7 @@ class Config(_Section):
         if self.warmup_epochs and self.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"prune.warmup_epochs = {self.prune.warmup_epochs} leaves the pruned model none of "
-                f"train.epochs = {self.train.epochs}"
+                f"train.epochs = {self.train.epochs}: {self.warmup_epochs + 1} are needed"
             )
         own = self.train.objective != "dense" and self.prune.weights == "own"
         if own and not (self.prune.warmup_epochs or self.prune.source):
@@ -154,8 +161,16 @@ class Config(_Section):
                 "prune.weights = own needs prune.warmup_epochs, in which its source learns, or "
                 "prune.source, a run whose source it takes over"
             )
-        if self.prune.source and (not own or self.prune.warmup_epochs):
-            raise ValueError("prune.source needs prune.weights = own, without prune.warmup_epochs")
+        if self.prune.source and not own:
+            raise ValueError(
+                "prune.source needs prune.weights = own, and an objective that prunes; got "
+                f"{self.prune.weights}, {self.train.objective}"
+            )
+        if self.prune.source and self.prune.warmup_epochs:
+            raise ValueError(
+                "prune.source takes the place of prune.warmup_epochs: set that to 0; got "
+                f"{self.prune.warmup_epochs}"
+            )
         if self.prune.granularity == "column" and self.model.name == "rescal":
             raise ValueError("prune.granularity = column is not possible with model.name = rescal")
         return self
@@ -302,6 +317,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.objective": "prune",
         "train.decay": 0.3,
         "prune.weights": "own",
+        "prune.own_lr": 0.1,
         "prune.warmup_epochs": 0.75,
         "prune.values": "int3",
         "prune.fraction": 0.0,

@@ -20,7 +20,10 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = beside(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # by the umask: a library may make a file of its own
         write(temporary)
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -132,7 +132,10 @@ class Model:
 
     def _masks(self) -> tuple[Tensor, Tensor]:
         if self.masks is None:
-            raise InputError("this model has no mask: it was trained with train.objective = dense")
+            raise InputError(
+                "this model has no pruned part: its train.objective is dense, or it stopped within "
+                "prune.warmup_epochs"
+            )
         return self.masks
 
     def changed(self) -> None:

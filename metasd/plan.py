@@ -52,6 +52,9 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
         "train triples": len(graph.train),
         "model": f"{config.model.name}, rank {config.model.rank}",
         "objective": train.objective,
+        "epochs": train.epochs,
+        "epochs of the source alone": train.epochs if not pruned else config.warmup_epochs,
+        "values of the pruned model": config.prune.values if pruned else None,
         "weights": entities + relations,
         "weights kept": entities
         + relations

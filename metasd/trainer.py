@@ -22,7 +22,7 @@ from .batches import Epoch, Order, Triples
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
 from .config import Config, preset
 from .environment import versions
-from .errors import InputError
+from .errors import InputError, about
 from .evaluation import evaluate
 from .events import Events
 from .files import lock, write_text
@@ -121,6 +121,21 @@ def resume(
         if settings and shards.first:
             config.save(folder.config)
         return trainer.run()
+
+
+def check_source(config: Config, graph: Graph) -> None:
+    """Raises InputError where the run that `prune.source` names is none for this one."""
+    if config.prune.source is None:
+        return
+    folder = RunFolder(config.prune.source)
+    folder.require()
+    with about("prune.source"):
+        folder.check_graph(graph)
+    if (theirs := Config.load(folder.config).model) != (ours := config.model):
+        raise InputError(
+            f"{folder.path} (prune.source) is {theirs.name} of rank {theirs.rank}; "
+            f"this run is {ours.name} of rank {ours.rank}"
+        )
 
 
 def _alone_in(folder: RunFolder, shards: Shards) -> AbstractContextManager[None]:
@@ -224,15 +239,8 @@ class Trainer:
         if self.config.prune.source is None:
             return
         folder = RunFolder(self.config.prune.source)
-        folder.require()
+        check_source(self.config, self.graph)
         checkpoint = Checkpoint.load(folder.last, layout=self.layout)
-        if checkpoint.state.get("graph") != self.graph.digest:
-            raise InputError(f"{folder.path} (prune.source) was trained on another graph")
-        if (theirs := Config.load(folder.config).model) != (ours := self.config.model):
-            raise InputError(
-                f"{folder.path} (prune.source) is {theirs.name} of rank {theirs.rank}; "
-                f"this run is {ours.name} of rank {ours.rank}"
-            )
         best = checkpoint
         if folder.best.exists():
             best = Checkpoint.load(folder.best, MODEL_TENSORS, self.layout)
@@ -361,9 +369,8 @@ class Trainer:
                 record[f"valid/{name}"] = {
                     k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")
                 }
-            model, _, metric = settings.metric.partition(".")
-            chosen = model if self.model.masks else "source"
-            score = float(record[f"valid/{chosen}"][metric])
+            model, _, metric = self._chosen_by().partition(".")
+            score = float(record[f"valid/{model}"][metric])
         else:
             score = float(position.epoch)  # nothing to choose by: the last model is the best
         if position.epoch <= self._dense_epochs and not position.stopped:
@@ -377,6 +384,11 @@ class Trainer:
             position.without_gain += 1
             if settings.patience and position.without_gain >= settings.patience:
                 position.stopped = True
+
+    def _chosen_by(self) -> str:
+        """`eval.metric`, of the source as long as there is no other model."""
+        wanted = self.config.eval.metric
+        return wanted if self.model.masks else wanted.replace("pruned.", "source.")
 
     def _finish(self) -> Run:
         """Evaluates the best model on valid and test, both models, and writes metrics.json."""
@@ -403,9 +415,7 @@ class Trainer:
             "seed": self.config.train.seed,
             "epochs": self.position.epoch,
             "best_epoch": self.position.best_epoch,
-            "chosen_by": f"valid {self.config.eval.metric}"
-            if len(self.graph.valid)
-            else "last epoch",
+            "chosen_by": f"valid {self._chosen_by()}" if len(self.graph.valid) else "last epoch",
             "density": self.model.density(),
             "versions": versions(),
         }

@@ -80,6 +80,27 @@ def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None
     assert "train.epochs cannot change within this run: train.decay" in err
 
 
+def test_a_run_that_stopped_in_its_warm_up(metasd: Command, folder: Path) -> None:
+    _, out, _ = metasd("train", folder, *QUICK, "--set", "train.max_steps=1", "--run", "x")
+    assert "(chosen by: valid source.mrr)" in out
+    assert "note: no pruned model yet: in the first 1 epochs the source learns alone" in out
+    code, _, err = metasd("compress", "x", "--out", "small")
+    assert code == 2
+    assert "has no pruned model yet" in err
+    assert metasd("compress", "x", "--out", "small", "--source")[0] == 0
+    assert metasd("resume", "x", "--set", "train.max_steps=null")[0] == 0
+    assert metasd("compress", "x", "--out", "small")[0] == 0
+
+
+def test_a_dry_run_looks_at_the_source(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
+    for rank, message in ((8, ""), (9, "is complex of rank 8"), (7, "is complex of rank 8")):
+        settings = [f"model.rank={rank}", "prune.warmup_epochs=0", "prune.source=x"]
+        every = [word for setting in settings for word in ("--set", setting)]
+        code, _, err = metasd("train", folder, *every, "--dry-run")
+        assert (code, message in err) == (2 if message else 0, True)
+
+
 def test_a_run_by_the_published_method_takes_more_epochs(metasd: Command, folder: Path) -> None:
     assert metasd("train", folder, *SMALL, "--run", "x")[0] == 0
     code, out, _ = metasd("resume", "x", "--set", "train.epochs=3", "--json")

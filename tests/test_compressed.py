@@ -234,6 +234,29 @@ def test_a_folder_gives_the_same_model(kind: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.6, 0.9])
+@pytest.mark.parametrize("granularity", ["weight", "row", "column"])
+@pytest.mark.parametrize("values", ["int3", "int2"])
+def test_auto_always_finds_a_codec(
+    small_graph: Graph, values: str, granularity: str, fraction: float
+) -> None:
+    model = trained("complex", small_graph, values=values)
+    model.entities[:, 3] = 0  # whichever the granularity, one column is empty
+    model.masks = draw_masks(model, fraction, granularity)
+    model.changed()
+    small, wanted = metasd.compress(model), model.tables(pruned=True)[0].numpy()
+    if small.info()["codec"].split()[0] != "sparse":  # which has values of its own
+        kept = wanted != 0
+        assert np.allclose(small.dense()[0][kept], wanted[kept], rtol=2e-3)
+
+
+def test_files_are_as_the_umask_has_them(small: CompressedModel, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "m")
+    (tmp_path / "plain").touch()
+    wanted = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in (tmp_path / "m").iterdir()} == {wanted}
+
+
 def test_only_a_compressed_model_is_ever_replaced(small: CompressedModel, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("five years")

@@ -51,8 +51,16 @@ def test_a_student_needs_an_epoch_too() -> None:
         InputError, match=r"= 0\.75 leaves the pruned model none of train\.epochs = 1"
     ):
         preset().override(["train.epochs=1"])
-    with pytest.raises(InputError, match=r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"):
-        preset().override(["prune.warmup_epochs=1.5"])
+    for setting, message in (
+        ("prune.warmup_epochs=1.5", r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"),
+        ("prune.warmup_epochs=yes", r"prune\.warmup_epochs: must be a number; got True"),
+        ("prune.warmup_epochs=.nan", r"prune\.warmup_epochs: .*finite number; got nan"),
+        ("prune.source=x", r"takes the place of prune\.warmup_epochs: set that to 0; got 0\.75"),
+        ("prune.weights=shared prune.source=x", r"needs prune\.weights = own.*; got shared, prune"),
+    ):
+        with pytest.raises(InputError, match=message):
+            preset().override(setting.split())
+    assert preset().override(["prune.warmup_epochs=3.0"]).prune.warmup_epochs == 3
 
 
 def test_dense_is_chosen_by_its_only_model() -> None:

@@ -70,6 +70,11 @@ def compress(
     if not hasattr(model, "tables"):
         run = model
         model, vocabulary = run.model, run.vocabulary
+        if pruned is None and model.masks is None and run.config.train.objective != "dense":
+            raise InputError(
+                f"{run.path} has no pruned model yet: it stopped within prune.warmup_epochs "
+                f"({run.config.warmup_epochs}); --source (pruned=False) takes its source"
+            )
         about = _about_run(run)
         if known and graph is None:
             graph = run.graph()
@@ -177,7 +182,7 @@ def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
         zeroless = own in ("int3", "int2")
-        if columns < (1 if zeroless else 0.9) and density > 0.5 * columns:
+        if columns < (1 if zeroless else 0.9) and density > (0.99 if zeroless else 0.5) * columns:
             codec = "column"
         elif density < 0.4:
             codec = "sparse"
