@@ -69,7 +69,13 @@ class Progress:
             self._bars.update(self._epochs, note=note)
         if not self._console.is_terminal and not self._quiet:
             rate = f"{record['triples_per_second']:,.0f} triples/s"
-            line = [f"epoch {record['epoch']} of {self._total}", rate, *([note] if scores else [])]
+            losses = [
+                f"{name.removeprefix('loss/')} {value:.3f}"
+                for name, value in record.items()
+                if name.startswith("loss/")
+            ]
+            line = [f"epoch {record['epoch']} of {self._total}", rate]
+            line += ["loss: " + ", ".join(losses), *([note] if scores else [])]
             print("; ".join(line), file=sys.stderr, flush=True)
 
     @contextmanager
