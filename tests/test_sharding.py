@@ -168,24 +168,28 @@ def test_an_epoch_shows_every_triple_and_its_inverse_in_order(
         assert torch.equal(torch.stack(epoch().batch(last), dim=1), seen[-1])  # after a resume
 
 
-QUICK = {
-    "model.rank": 8,
-    "train.epochs": 3,
-    "train.batch_size": 301,
-    "train.precision": "fp32",
-    "eval.every": 1,
-    "prune.warmup_epochs": 1,
-}
+QUICK = Config().override(
+    {
+        "model.rank": 8,
+        "train.epochs": 3,
+        "train.batch_size": 301,
+        "train.precision": "fp32",
+        "eval.every": 1,
+        "prune.warmup_epochs": 1,
+    }
+)
+STUDENT = QUICK.override(["prune.weights=own", "train.decay=0.5", "prune.fraction=0.5"])
 
 
-def run_in_parts(group: str, folder: Path, shards: int, replicas: int) -> None:
+def run_in_parts(group: str, folder: Path, config: Config, shards: int, replicas: int) -> None:
     """Trains two epochs, and with another call the third."""
     torch.set_num_threads(1)
     here, graph = place(shards, replicas), load_graph("families:203")
     if not folder.exists():
-        train(graph, {**QUICK, "train.epochs": 2}, folder, shards=here)
+        steps = 2 * math.ceil(2 * len(graph.train) / config.train.batch_size)
+        train(graph, config.override({"train.max_steps": steps}), folder, shards=here)
     else:
-        resume(folder, ["train.epochs=3"], graph, shards=here)
+        resume(folder, ["train.max_steps=null"], graph, shards=here)
 
 
 def asked(group: str, folder: Path) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def asked(group: str, folder: Path) -> dict[str, Any]:
         "heads": [run.predict(graph.entities[i], "parent_of", k=5) for i in (0, 202)],
         "tail": run.predict(relation="parent_of", tail=graph.entities[150], k=203, pruned=False),
     }
-    other = {**QUICK, "train.lr": 0.1 + here.shard}
+    other = QUICK.override({"train.lr": 0.1 + here.shard})
     for name, wrong in {
         "settings": lambda: train(graph, other, folder.with_name("new"), shards=here),
         "folder": lambda: train(graph, QUICK, folder.with_name(f"n{here.shard}"), shards=here),
@@ -231,11 +235,12 @@ def test_a_model_in_blocks_answers_as_a_whole_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_runs_go_on_with_another_number_of_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [QUICK, STUDENT], ids=["shared", "own"])
+def test_runs_go_on_with_another_number_of_processes(config: Config, tmp_path: Path) -> None:
     graph = load_graph("families:203")
-    train(graph, QUICK, tmp_path / "whole")
-    processes.run(run_in_parts, 2, tmp_path / "parts", 2, 1)
-    processes.run(run_in_parts, 3, tmp_path / "parts", 3, 1)
+    train(graph, config, tmp_path / "whole")
+    processes.run(run_in_parts, 2, tmp_path / "parts", config, 2, 1)
+    processes.run(run_in_parts, 3, tmp_path / "parts", config, 3, 1)
     whole, parts = Run.load(tmp_path / "whole"), Run.load(tmp_path / "parts")
     assert relative(parts.model.entities, whole.model.entities) < 1e-4
     assert relative(parts.model.relations, whole.model.relations) < 1e-4
