@@ -234,22 +234,23 @@ def study(name: str) -> "tuple[dict[str, Any], list[Point]]":
 
 def studies() -> str:
     """The best by valid of each kind of model at equal bytes."""
-    rows = [["", "form", "bytes", "valid MRR", "spread", "test MRR", "rare", "to its source"]]
+    heads = ("epochs", "valid MRR", "spread", "test MRR", "rare", "to its source")
+    rows = [["", "form", "bytes", *heads]]
     notes = []
     for name in ("fb15k-237", "wn18rr"):
         results, found = study(name)
-        source = max(
-            (point for point in found if point.form == "source fp32"), key=lambda point: point.bytes
-        )
-        rows.append([f"**{results['graph']}**, {source.run}", *_cells(source, source, found)])
+        runs = {run["run"]: run for run in results["runs"].values()}
+        sources = {point.run: point for point in found if point.form == "source fp32"}
+        source = sources[next(iter(runs))]
+        rows.append([f"**{results['graph']}**, {source.run}", *_cells(source, runs, sources)])
         for share in (10, 20):
-            rows.append([f"**at most 1/{share}**", *[""] * 7])
+            rows.append([f"**at most 1/{share}**", *[""] * (len(rows[0]) - 1)])
             budget = source.bytes / share
             for kind in KINDS:
                 fit = [p for p in found if KINDS[kind](p) and p.bytes <= budget * (1 + OVER)]
                 if fit:
                     best = max(fit, key=lambda point: point.mrr)
-                    rows.append([f"{kind}: {best.run}", *_cells(best, source, found)])
+                    rows.append([f"{kind}: {best.run}", *_cells(best, runs, sources)])
         notes.append(_cost(results))
     return f"{table(rows)}\n\n{'; '.join(notes)}."
 
@@ -296,14 +297,19 @@ def _is_student(point: "Point") -> bool:
     return point.run.split()[0] in ("student", "alone")
 
 
-def _cells(point: "Point", source: "Point", found: "list[Point]") -> list[str]:
-    own = next((p for p in found if (p.run, p.form) == (point.run, "source fp32")), source)
-    if not point.form.startswith("pruned"):
-        own = source
+def _cells(
+    point: "Point", runs: dict[str, dict[str, Any]], sources: "dict[str, Point]"
+) -> list[str]:
+    """Its epochs are counted with those of the run whose source it took over."""
+    largest = sources[next(iter(runs))]
+    taken = runs[point.run]["config"].get("prune.source")
+    own = sources[taken or point.run]
+    epochs = runs[point.run]["epochs"] + (runs[taken]["epochs"] if taken else 0)
     many = len(point.valid) > 1
     return [
         point.form,
-        f"{point.bytes / 1e6:.2f} MB, 1/{source.bytes / point.bytes:.1f}",
+        f"{point.bytes / 1e6:.2f} MB, 1/{largest.bytes / point.bytes:.1f}",
+        str(epochs),
         f"{point.mrr:.4f}",
         f"{max(point.valid) - min(point.valid):.4f}" if many else "",
         f"{statistics.mean(point.test):.4f}" if point.test else "",
