@@ -148,7 +148,7 @@ def test_another_graphs_model_is_refused(small_graph: Graph) -> None:
 
 
 def test_a_model_without_mask_has_no_pruned_metrics(small_graph: Graph) -> None:
-    with pytest.raises(InputError, match="no mask"):
+    with pytest.raises(InputError, match="this model has no pruned part"):
         evaluate(random_model(small_graph), small_graph)
 
 

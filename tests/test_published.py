@@ -18,7 +18,7 @@ def published(folder: Path, minutes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, PROGRAM, *command],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "METASD_DATA": ""},
         capture_output=True,
         text=True,
     )

@@ -372,11 +372,11 @@ def test_a_mistake_is_said_by_the_first_and_ends_all(tmp_path: Path) -> None:
 
 
 def test_only_the_first_process_speaks(tmp_path: Path) -> None:
-    settings = ["--set", "train.epochs=1", "--set", "model.rank=4", "--run-dir", "run"]
+    settings = ["--set", "train.epochs=2", "--set", "model.rank=4", "--run-dir", "run"]
     process = started(tmp_path, "train", "families:120", *settings)
     output = ended(process, 60)
     assert process.returncode == 0, output
-    assert output.count("epoch 1 of 1;") == 1
+    assert output.count("epoch 2 of 2;") == 1
     assert output.count("run folder: ") == 2
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["pruned"]["queries"] > 0
