@@ -199,17 +199,19 @@ def accuracy() -> str:
 
 def training() -> str:
     rows = [
-        ["graph", "epochs", "triples/s", "peak memory", "source", "pruned", "pruned", "ties"],
-        ["", "", "", "", "test MRR", "test MRR", "test Hits@10", "pruned"],
+        [*("graph", "relation", "epochs", "triples/s", "peak memory"), "source", *["pruned"] * 3],
+        ["", "loss", "", "", "", "test MRR", "test MRR", "Hits@10", "ties"],
     ]
     machines: dict[str, list[str]] = {}
     for path in sorted(RESULTS.glob("train-*.json")):
         result = load(path.stem)
-        machines.setdefault(machine(result), []).append(result["graph"])
+        graphs = machines.setdefault(machine(result), [])
+        graphs += [result["graph"]] * (result["graph"] not in graphs)
         source, pruned = result["test"]["source"], result["test"]["pruned"]
         rows.append(
             [
                 f"{result['graph']}, rank {result['config']['model.rank']}",
+                f"{result['config']['relation_prediction.weight']:g}",
                 str(result["epochs"]),
                 f"{result['triples_per_second']:,.0f}",
                 f"{result['peak_memory_bytes'] / 1e6:,.0f} MB",
@@ -402,7 +404,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def add_run(folder: Path) -> None:
-    """Keeps what the table shows of a finished run, with its configuration and protocol."""
+    """Keeps, by the name of a finished run's folder, what the table shows and how it came about."""
     from metasd.environment import measured_on
     from metasd.run import Run
 
@@ -428,8 +430,7 @@ def add_run(folder: Path) -> None:
         },
     }
     RESULTS.mkdir(exist_ok=True)
-    name = re.sub(r"\W+", "-", result["graph"].lower())
-    (RESULTS / f"train-{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / f"train-{folder.name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def rewritten(page: str, tables: dict[str, Callable[[], str]]) -> str:
