@@ -380,8 +380,7 @@ def sweep(
     try:
         run_study(Study.load(study), folder, data_dir, test or [])
     except (Interrupted, KeyboardInterrupt) as stopped:
-        again = f"`metasd sweep {study} --out {folder}`"
-        _stop(f"{str(stopped) or 'interrupted'}; continue with {again}", 130)
+        _stop(f"{str(stopped) or 'interrupted'}; the same command goes on", 130)
     print(f"results: {folder / 'results.json'}; `metasd report {folder}` draws them")
 
 
@@ -402,23 +401,24 @@ def search(
     try:
         best = run_search(Search.load(file), folder, trials, data_dir)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        again = f"`metasd search {file} --out {folder} --trials {trials}`"
-        _stop(f"{str(stopped) or 'interrupted'}; continue with {again}", 130)
+        _stop(f"{str(stopped) or 'interrupted'}; the same command goes on", 130)
     _print_record({"best": best["value"], **best["settings"]}, False)
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of a sweep.")],
-    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="RUN/report")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder.", show_default="RUN/report; a sweep's own")
+    ] = None,
 ) -> None:
     """Draw a run: curves, the long tail, every relation. Of a sweep: MRR against bytes."""
     from .pareto import write_study_report
     from .report import write_report
 
     if (run / "results.json").exists():
-        _print_rows(write_study_report(run))
-        print(run / "study.md")
+        _print_rows(write_study_report(run, out))
+        print((out or run) / "study.md")
         return
     print(write_report(_load(run), out))
 

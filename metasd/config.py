@@ -194,7 +194,7 @@ class Config(_Section):
         values = read_yaml(path) or {}
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected keys and values; got {type(values).__name__}")
-        flat = dict(_flatten(_nested({str(key): value for key, value in values.items()})))
+        flat = dotted(values)
         with about(path):
             Config(**flat)
         return flat
@@ -211,6 +211,14 @@ class Config(_Section):
     def flat(self) -> dict[str, Any]:
         """Dotted keys and their values."""
         return dict(_flatten(self.model_dump()))
+
+
+def dotted(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Dotted keys and values of settings that are nested, dotted, or both."""
+    try:
+        return dict(_flatten(_nested({str(key): value for key, value in values.items()})))
+    except RecursionError:
+        raise InputError("settings are nested without an end") from None
 
 
 def _parse(setting: str) -> tuple[str, Any]:

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """A user's mistake, told in one line; the command line prints it and exits with code 2."""
 
 
+class Diverged(InputError):
+    """A training whose loss is no number any more: its settings are not of use on this graph."""
+
+
 def nearest(name: str, names: Iterable[str], limit: int = 1) -> str:
     """A suffix for an error message that offers the names closest to the one given.
 

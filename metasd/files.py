@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -110,14 +111,27 @@ def read_description(
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds; InputError if it cannot be read."""
+    """What a YAML file holds; InputError if it cannot be read, or sets a key twice."""
     import yaml  # compressed models are answered from without it
 
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            scalars = [key for key, _ in node.value if key.tag.endswith((":str", ":int", ":bool"))]
+            keys = [self.construct_object(key) for key in scalars]
+            for i, key in enumerate(keys):
+                if key in keys[:i]:
+                    line = scalars[i].start_mark.line + 1
+                    raise yaml.YAMLError(f"{key!r} in line {line} is there a second time")
+            return super().construct_mapping(node, deep)
+
+    # YAML 1.1 takes 1e-3, without a point, for text.
+    number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 

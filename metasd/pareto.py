@@ -26,6 +26,12 @@ class Point(NamedTuple):
     def mrr(self) -> float:
         return statistics.mean(self.valid)
 
+    @property
+    def tested(self) -> str:
+        """Mean test MRR as text; empty unless it was looked up for all seeds."""
+        complete = len(self.test) == len(self.valid)
+        return f"{statistics.mean(self.test):.4f}" if complete else ""
+
 
 def points(results: dict[str, Any]) -> list[Point]:
     """The rows of a study over their seeds, the smallest first."""
@@ -56,7 +62,6 @@ def table(found: list[Point]) -> list[list[str]]:
     """Text of a table: a header and a row a point, `*` where it is on the frontier."""
     rows = [["", "run", "form", "MB", "valid MRR", "rare", "seeds", "spread", "test MRR"]]
     for point in found:
-        test = f"{statistics.mean(point.test):.4f}" if point.test else ""
         spread = f"{max(point.valid) - min(point.valid):.4f}" if len(point.valid) > 1 else ""
         rows.append(
             [
@@ -68,14 +73,14 @@ def table(found: list[Point]) -> list[list[str]]:
                 f"{point.rare:.4f}",
                 str(len(point.valid)),
                 spread,
-                test,
+                point.tested,
             ]
         )
     return rows
 
 
-def write_study_report(folder: Path) -> list[list[str]]:
-    """Writes `study.md` and `pareto.png` beside a study's results; returns the table.
+def write_study_report(folder: Path, out: Path | None = None) -> list[list[str]]:
+    """Writes `study.md` and `pareto.png` to `out` (beside the results, if None); returns the table.
 
     Raises:
         InputError: the results are damaged, or matplotlib is not installed.
@@ -84,7 +89,7 @@ def write_study_report(folder: Path) -> list[list[str]]:
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         found = points(results)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if not found:
         raise InputError(f"{path}: no run is finished yet")
@@ -92,9 +97,11 @@ def write_study_report(folder: Path) -> list[list[str]]:
     lines = [" | ".join(row) for row in [header, ["---"] * len(header), *rows]]
     text = "\n".join(f"| {line} |" for line in lines)
     legend = "`*`: nothing as small is better; rare: of the rarest third of the relations"
-    _draw(results["graph"], found, folder / "pareto.png")
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    _draw(results["graph"], found, out / "pareto.png")
     write_text(
-        folder / "study.md",
+        out / "study.md",
         f"# {results['graph']}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
         "![accuracy against bytes](pareto.png)\n",
     )

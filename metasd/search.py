@@ -8,7 +8,8 @@ A search is a YAML file:
       train.lr: {low: 0.02, high: 0.5, log: true}    # a number between; whole if both ends are
       distill.temperature: [1, 3, 10]                # a choice
 
-Trials are compared by `eval.metric` on valid; test is never looked at.
+Trials are compared by `eval.metric` on valid; test is never looked at. One whose settings cannot
+be had together, or whose losses diverge, counts as a trial without a value.
 """
 
 import json
@@ -19,10 +20,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import Config
-from .errors import InputError, about
-from .files import read_description
-from .graph import load_graph
+from .config import Config, dotted
+from .errors import Diverged, InputError, about
+from .files import lock, read_description, write_text
+from .graph import Graph, load_graph
 from .sweep import finished
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Search:
         settings, space = content.get("settings") or {}, content["search"]
         if not isinstance(settings, dict) or not isinstance(space, dict):
             raise InputError("settings and search must be keys and values")
+        settings = dotted(settings)
         for key, values in space.items():
             _check(str(key), values)
             for value in values if isinstance(values, list) else (values["low"], values["high"]):
@@ -59,6 +61,8 @@ class Search:
 
 
 def _check(key: str, values: Any) -> None:
+    if key == "eval.metric":
+        raise InputError("search: eval.metric compares the trials; it belongs among the settings")
     if isinstance(values, list) and values:
         return
     ends = isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log"}
@@ -82,13 +86,12 @@ def run_search(
         The best trial: its `number`, `value` and `settings`.
 
     Raises:
-        InputError: Optuna is not installed, or `out` is of another search.
+        InputError: Optuna is not installed, `out` is damaged or of another search, or no trial
+            came to a value.
         Interrupted: as `train`.
     """
     try:
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
     except ImportError:
         raise InputError('a search needs Optuna: pip install "metasd[search]"') from None
     graph = load_graph(search.graph, data_dir)
@@ -97,12 +100,14 @@ def run_search(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name="metasd",
-        storage=JournalStorage(JournalFileBackend(str(out / "trials.jsonl"))),
-        direction="maximize",
-        load_if_exists=True,
-    )
+    with lock(out):
+        return _run_search(search, out, trials, graph)
+
+
+def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[str, Any]:
+    import optuna
+
+    study = _study(out / "trials.jsonl")
     told = {"graph": graph.digest, "settings": search.settings, "search": search.space}
     if study.user_attrs.setdefault("search", told) != told:
         raise InputError(f"{out} is of another search")
@@ -114,24 +119,61 @@ def run_search(
         study.sampler = optuna.samplers.TPESampler(seed=len(done))
         trial = study.ask()
         chosen = {key: _suggest(trial, key, values) for key, values in search.space.items()}
-        config = Config().override({**search.settings, **chosen})
-        run = finished(graph, config, out / _folder(chosen))
-        model, _, metric = config.eval.metric.partition(".")
-        value = run.metrics["valid"][model][metric]
-        study.tell(trial, value)
+        try:
+            config = Config().override({**search.settings, **chosen})
+        except InputError as error:
+            value, found = None, str(error)
+        else:
+            value, found = _judged(graph, config, out / _folder(chosen))
+        if value is None:
+            trial.set_user_attr("refused", found)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+            found += f", best {study.best_value:.4f}"
         tried = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        print(
-            f"[{len(done) + 1}/{trials}] {tried}: valid {config.eval.metric} {value:.4f}, "
-            f"best {study.best_value:.4f}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"[{len(done) + 1}/{trials}] {tried}: {found}", file=sys.stderr, flush=True)
+    if all(trial.value is None for trial in done):
+        why = done[-1].user_attrs["refused"]
+        raise InputError(f"none of {len(done)} trials came to a value; the last: {why}")
     best = study.best_trial
     return {"number": best.number, "value": best.value, "settings": best.params}
 
 
+def _study(journal: Path) -> "optuna.Study":
+    """The trials so far; what a kill left of a line is dropped: Optuna would append to it."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        content = journal.read_text(encoding="utf-8") if journal.exists() else ""
+        if content and not content.endswith("\n"):
+            write_text(journal, content[: content.rfind("\n") + 1])
+        return optuna.create_study(
+            study_name="metasd",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise InputError(f"{journal}: damaged, or not of a search") from None
+
+
+def _judged(graph: Graph, config: Config, folder: Path) -> tuple[float | None, str]:
+    """The valid metric of the run with those settings, and what is to be said of it."""
+    try:
+        run = finished(graph, config, folder)
+    except Diverged as error:
+        return None, str(error)
+    model, _, metric = config.eval.metric.partition(".")
+    value = run.metrics["valid"][model][metric]
+    return value, f"valid {config.eval.metric} {value:.4f}"
+
+
 def _done(study: "optuna.Study") -> list[Any]:
-    return [trial for trial in study.trials if trial.value is not None]
+    """Trials with a value, or with the reason why they have none."""
+    return [t for t in study.trials if t.value is not None or "refused" in t.user_attrs]
 
 
 def _suggest(trial: "optuna.Trial", key: str, values: list[Any] | Mapping[str, Any]) -> Any:

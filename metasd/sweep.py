@@ -35,7 +35,7 @@ from typing import Any
 
 from .compressed import CompressedModel, compress
 from .compressed.table import shapes
-from .config import Config
+from .config import Config, dotted
 from .environment import measured_on
 from .errors import InputError, about, nearest
 from .evaluation import evaluate
@@ -130,6 +130,8 @@ class Study:
             raise InputError("runs must be names with settings")
         seeds = _seeds(content.get("seeds", [0]))
         common = _settings(content.get("settings"), "settings")
+        if "train.seed" in common:
+            raise InputError("settings: seeds, not train.seed, says which")
         runs: dict[str, Planned] = {}
         for name, given in content["runs"].items():
             own = _settings(given, f"run {name}")
@@ -147,7 +149,7 @@ class Study:
         for label, run in runs.items():
             if not any(form.fits(run.config) for form in store.values()):
                 raise InputError(f"run {label}: no form of store is of a model that it has")
-        folders = [_folder(f"{label}, seed {seed}") for label in runs for seed in runs[label].seeds]
+        folders = [_folder(_key(label, seed)) for label in runs for seed in runs[label].seeds]
         if twice := [folder for folder in folders if folders.count(folder) > 1]:
             raise InputError(f"two runs have the folder {twice[0]}: rename one")
         return Study(str(content["graph"]), runs, store)
@@ -159,9 +161,10 @@ def _planned(
     """A run with its settings checked, and its source among the runs before it."""
     if source is None:
         return Planned(Config().override(settings), seeds, None)
-    known = isinstance(source, str) and source in before
-    if not known or not set(seeds) <= set(before[source].seeds):
-        raise InputError(f"no run {source!r} of its seeds before it")
+    if not isinstance(source, str) or source not in before:
+        raise InputError(f"source: no run above it is called {source!r}")
+    if missing := sorted(set(seeds) - set(before[source].seeds)):
+        raise InputError(f"its source {source!r} has no seed {missing[0]}")
     config = Config().override({**settings, "prune.weights": "own", "prune.source": source})
     if config.model != before[source].config.model:
         raise InputError(f"its source {source!r} is another model")
@@ -169,9 +172,11 @@ def _planned(
 
 
 def _seeds(given: Any) -> tuple[int, ...]:
-    whole = isinstance(given, list) and all(type(seed) is int and seed >= 0 for seed in given)
+    whole = isinstance(given, list) and all(type(seed) is int for seed in given)
     if not whole or not given or len(set(given)) < len(given):
         raise InputError(f"seeds must be a list of different whole numbers; got {given!r}")
+    for seed in given:
+        Config().override({"train.seed": seed})
     return tuple(given)
 
 
@@ -180,7 +185,7 @@ def _settings(given: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(given, dict):
         raise InputError(f"{where} must be keys and values; got {given!r}")
-    return {str(key): value for key, value in given.items()}
+    return dotted(given)
 
 
 def _grid(name: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -226,21 +231,29 @@ def run_study(
 def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> dict[str, Any]:
     results = _results(out, graph)
     todo = [(name, seed) for name, run in study.runs.items() for seed in run.seeds]
+    known = {_key(name, seed) for name, seed in todo}
+    if others := [key for key in results["runs"] if key not in known]:
+        _say(f"{out / 'results.json'} keeps what the study no longer has: {', '.join(others)}")
     start, trained = time.monotonic(), 0
     for number, (name, seed) in enumerate(todo, 1):
         config = study.runs[name].seeded(seed)
-        key = f"{name}, seed {seed}"
+        key = _key(name, seed)
         fresh = key not in results["runs"]
         if not fresh:
             with about(out / "results.json"):
-                if Config(**results["runs"][key]["config"]) != config:
+                if not _same(Config(**results["runs"][key]["config"]), config):
                     raise InputError(f"{key} was trained with other settings: rename the run")
         splits = ["valid", *(["test"] if name in test else [])]
         forms = [text for text, form in study.store.items() if form.fits(config)]
         rows = [_row(results, name, seed, text) for text in forms]
         if not fresh and all("refused" in row or row.keys() >= set(splits) for row in rows):
             continue  # the run folder may be gone
-        run = _trained(study, name, seed, graph, out)
+        if not fresh and not (folder := out / _folder(key)).exists():
+            raise InputError(
+                f"{folder} is gone, and with it the model that more is asked of; "
+                "train it again in another folder"
+            )
+        run = _trained(study, name, seed, graph, out, results)
         if fresh:
             results["runs"][key] = _record(run, name, seed, config)
             trained += 1
@@ -249,18 +262,18 @@ def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> di
                 _judge(row, run, study.store[text], graph, splits)
             except InputError as error:
                 row["refused"] = str(error)
-                print(f"{key}, {text}: {error}", file=sys.stderr, flush=True)
+                _say(f"{key}, {text}: {error}")
             if row not in results["rows"]:
                 results["rows"].append(row)
             write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
         if fresh:
             left = (time.monotonic() - start) / trained * (len(todo) - number)
-            print(
-                f"[{number}/{len(todo)}] {key}: {_valid(run)}; about {left / 60:.0f} min left",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(f"[{number}/{len(todo)}] {key}: {_valid(run)}; about {left / 60:.0f} min left")
     return results
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _results(out: Path, graph: Graph) -> dict[str, Any]:
@@ -274,19 +287,24 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
             dict(record["config"])
         for row in found["rows"]:
             _ = row["run"], row["seed"], row["form"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if digest != graph.digest:
         raise InputError(f"{path} is of another graph: {name}")
     return found
 
 
-def _trained(study: Study, name: str, seed: int, graph: Graph, out: Path) -> Run:
+def _trained(
+    study: Study, name: str, seed: int, graph: Graph, out: Path, results: dict[str, Any]
+) -> Run:
     """The finished run, after the one whose source it takes over."""
-    config, path = study.runs[name].seeded(seed), out / _folder(f"{name}, seed {seed}")
+    key = _key(name, seed)
+    config, path = study.runs[name].seeded(seed), out / _folder(key)
     if source := study.runs[name].source:
-        before = _trained(study, source, seed, graph, out)
+        before = _trained(study, source, seed, graph, out, results)
         config = config.override({"prune.source": str(before.path)})
+    if key in results["runs"] and not path.exists():
+        _say(f"{key}: its results are there, its folder is gone; training it again for its student")
     return finished(graph, config, path)
 
 
@@ -295,9 +313,27 @@ def finished(graph: Graph, config: Config, path: Path) -> Run:
     folder = RunFolder(path)
     if not folder.config.exists():
         return train(graph, config, path)
-    if Config.load(folder.config).flat() != config.flat():
+    stored = Config.load(folder.config)
+    if not _same(stored, config):
         raise InputError(f"{path} was trained with other settings: remove it, or rename the run")
+    if stored.prune.source != config.prune.source:  # the folder of both was moved
+        config.save(folder.config)
     return Run.load(path) if folder.metrics.exists() else resume(path, graph=graph)
+
+
+def _same(one: Config, other: Config) -> bool:
+    """Whether both make the same weights: when to write is free, and where a source lies."""
+
+    def made(config: Config) -> dict[str, Any]:
+        flat = {k: v for k, v in config.flat().items() if not k.startswith("checkpoint.")}
+        source = flat["prune.source"]
+        return {**flat, "prune.source": source and Path(source).name}
+
+    return made(one) == made(other)
+
+
+def _key(name: str, seed: int) -> str:
+    return f"{name}, seed {seed}"
 
 
 def _folder(key: str) -> str:
@@ -318,11 +354,14 @@ def _record(run: Run, name: str, seed: int, config: Config) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this is imported from, `+` if it has changes; else None."""
-    git = ["git", "-C", os.path.dirname(os.path.abspath(__file__))]
+    """The commit of the checkout that this is imported from, `+` if its code has changes."""
+    git = ["git", "-C", os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    code = ("metasd", "kernels", "csrc", "setup.py")
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changes = subprocess.run([*git, "status", "--short", "-uno"], capture_output=True)
+        changes = subprocess.run(
+            [*git, "status", "--short", "-uno", "--", *code], capture_output=True
+        )
     except OSError:
         return None
     return head.stdout.strip() + "+" * bool(changes.stdout) if head.returncode == 0 else None

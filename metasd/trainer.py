@@ -22,7 +22,7 @@ from .batches import Epoch, Order, Triples
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
 from .config import Config, preset
 from .environment import versions
-from .errors import InputError, about
+from .errors import Diverged, InputError, about
 from .evaluation import evaluate
 from .events import Events
 from .files import lock, write_text
@@ -112,12 +112,14 @@ def resume(
         graph = folder.load_graph(data_dir, graph)
     with _alone_in(folder, shards):
         trainer = Trainer(graph, config, folder, shards)
-        if folder.last.exists() or folder.best.exists() or folder.read_history():
+        if folder.last.exists() or folder.best.exists() or folder.metrics.exists():
             trainer.restore(Checkpoint.load(folder.last, layout=trainer.layout))
             if trainer.position.best is not None:  # the last evaluation needs it: look now
                 Checkpoint.load(folder.best, MODEL_TENSORS, trainer.layout)
-        else:
+        else:  # stopped before the first checkpoint: anew
             trainer.begin()
+            if shards.first:
+                folder.truncate_history(0)
         if settings and shards.first:
             config.save(folder.config)
         return trainer.run()
@@ -558,13 +560,13 @@ class Trainer:
             )
         )
 
-    def _diverged(self, what: str, where: str = "") -> InputError:
+    def _diverged(self, what: str, where: str = "") -> Diverged:
         kept = (
             f"the last good checkpoint is {self.folder.last}"
             if self.folder.last.exists()
             else ("no checkpoint had been written yet")
         )
-        return InputError(
+        return Diverged(
             f"{what} is not a finite number any more (epoch {self.position.epoch + 1}{where}); "
             f"{kept}. Try a smaller train.lr or train.inner_lr, a larger regularizer.weight, or "
             "train.precision=fp32"

@@ -73,6 +73,16 @@ def test_a_lost_checkpoint_does_not_start_the_run_over(folder: RunFolder) -> Non
     assert folder.best.read_bytes() == before
 
 
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew(folder: RunFolder) -> None:
+    kept = Run.load(folder.path)
+    for file in (folder.last, folder.best, folder.metrics):
+        file.unlink()
+    assert folder.read_history()
+    again = resume(folder.path)
+    assert torch.equal(again.model.entities, kept.model.entities)
+    assert [record["epoch"] for record in again.history] == [1, 2]
+
+
 def test_epochs_cannot_be_taken_back(folder: RunFolder) -> None:
     with pytest.raises(InputError, match=r"train\.epochs = 1, but .* has 2 already"):
         resume(folder.path, ["train.epochs=1"])

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from metasd import sweep
 from metasd.cli import app
 from metasd.errors import InputError
+from metasd.files import lock
 from metasd.search import Search, run_search
 from metasd.trainer import Interrupted
 
@@ -73,6 +74,7 @@ def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
         ({"search": {"train.lr": {"low": 1, "high": 0.1}}}, "low must be below high"),
         ({"search": {"train.lr": [-1]}}, "train.lr"),
         ({"search": {}}, "needs graph and search"),
+        ({"search": {"eval.metric": ["source.mrr"]}}, "belongs among the settings"),
     ],
     ids=str,
 )
@@ -81,6 +83,37 @@ def test_what_is_wrong_with_a_search_is_told(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Search.load(written(tmp_path, **changes))
+
+
+def test_what_cannot_be_trained_counts_as_a_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {"train.lr": [0.1, 1e30], "train.epochs": [1, 3], "prune.warmup_epochs": [0, 2]}
+    settings = {**CONTENT["settings"], "train.epochs": 3}  # type: ignore[dict-item]
+    search = Search.load(written(tmp_path, settings=settings, search=space))
+    best = run_search(search, tmp_path / "out", 8)
+    assert best["settings"]["train.lr"] == 0.1
+    told = capsys.readouterr().err
+    assert "is not a finite number any more" in told
+    assert "leaves the pruned model none" in told
+    assert "[8/8]" in told
+    hopeless = Search.load(written(tmp_path, search={"train.lr": [1e30]}))
+    with pytest.raises(InputError, match="none of 1 trials came to a value; the last: the "):
+        run_search(hopeless, tmp_path / "hopeless", 1)
+
+
+def test_one_search_a_folder_and_a_damaged_journal_is_told(tmp_path: Path) -> None:
+    search, out = Search.load(written(tmp_path)), tmp_path / "out"
+    run_search(search, out, 1)
+    with lock(out), pytest.raises(InputError, match="another process"):
+        run_search(search, out, 2)
+    journal = out / "trials.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-9])  # killed while it said what the trial came to
+    assert run_search(search, out, 1)["number"] == 1
+    journal.write_bytes(whole.replace(b"op_code", b"op-code", 1))
+    with pytest.raises(InputError, match="damaged, or not of a search"):
+        run_search(search, out, 2)
 
 
 def test_the_command_prints_the_best(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
         ({"runs": {"x": {"train.seed": 1}}}, "seeds in place of train.seed"),
         ({"runs": {"x/1": {}, "x_1": {}}}, "two runs have the folder x_1__seed_0"),
         ({"runs": {"x": {"source": ["y"]}}}, "no run"),
+        ({"settings": {"train": {"seed": 3}}}, "seeds, not train.seed"),
+        ({"runs": {"x": {"train": {"seed": 3}}}}, "seeds in place of train.seed"),
+        ({"seeds": [0, 2**32]}, "train.seed: input should be less than 4294967296"),
     ],
     ids=str,
 )
@@ -239,5 +242,58 @@ def test_damaged_results_are_told(tmp_path: Path, change: dict[str, object]) -> 
 
 def test_a_student_of_a_run_that_is_not_there_is_refused(tmp_path: Path) -> None:
     runs = {"a": {"source": "dense"}, "dense": {"train.objective": "dense"}}
-    with pytest.raises(InputError, match="no run 'dense' of its seeds before it"):
+    with pytest.raises(InputError, match="no run above it is called 'dense'"):
         Study.load(written(tmp_path, runs=runs))
+    runs = {"dense": {"train.objective": "dense", "seeds": [1]}, "z": {"source": "dense"}}
+    with pytest.raises(InputError, match="its source 'dense' has no seed 0"):
+        Study.load(written(tmp_path, runs=runs))
+
+
+def test_nested_settings_are_those_of_dotted_keys(tmp_path: Path) -> None:
+    dotted = Study.load(written(tmp_path))
+    settings = {"model": {"rank": 8}, "train": {"epochs": 1, "batch_size": 400}}
+    runs = {
+        "dense": {"train": {"objective": "dense"}},
+        "prune": {"train.objective": "prune", "prune": {"fraction": [0.5, 0.9]}},
+    }
+    assert Study.load(written(tmp_path, settings=settings, runs=runs)) == dotted
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("graph: families:60\nruns:\n  a: {model.rank: 4}\n  a: {model.rank: 5}\n")
+    with pytest.raises(InputError, match="'a' in line 4 is there a second time"):
+        Study.load(path)
+    path.write_text("graph: families:60\nruns: &a\n  x: *a\n")
+    with pytest.raises(InputError, match="nested without an end"):
+        Study.load(path)
+
+
+def test_a_moved_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = {"a": {"train.objective": "dense"}, "b": {"source": "a", "train.objective": "prune"}}
+    study = Study.load(
+        written(tmp_path, runs=runs, seeds=[0], store=["source fp32", "pruned auto"])
+    )
+    first = run_study(study, tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.setattr(sweep, "train", None)
+    again = run_study(study, tmp_path / "moved", test=["b"])
+    assert again["runs"] == first["runs"]
+    assert [row["run"] for row in again["rows"] if "test" in row] == ["b"]
+
+
+def test_a_model_that_is_gone_is_not_made_up_for_by_another(tmp_path: Path) -> None:
+    study = Study.load(written(tmp_path, seeds=[0]))
+    run_study(study, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "dense__seed_0")
+    with pytest.raises(InputError, match="dense__seed_0 is gone, and with it the model"):
+        run_study(study, tmp_path / "out", test=["dense"])
+
+
+def test_runs_that_the_study_no_longer_has_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_study(Study.load(written(tmp_path, seeds=[0])), tmp_path / "out")
+    runs = {"dense": CONTENT["runs"]["dense"]}  # type: ignore[index]
+    run_study(Study.load(written(tmp_path, seeds=[0], runs=runs)), tmp_path / "out")
+    assert "keeps what the study no longer has: prune prune.fraction=0.5" in capsys.readouterr().err
