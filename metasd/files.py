@@ -28,6 +28,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # of a full disk none is said
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _flush_folder(path.parent)

@@ -532,6 +532,7 @@ class Trainer:
         if state.get("graph") != self.graph.digest:
             raise InputError(f"{self.folder.last}: a checkpoint of another graph")
         settings, wanted = state.get("settings", {}), _frozen(self.config)
+        wanted.pop("prune.source")  # what was taken over is in the checkpoint
         if other := [k for k in wanted if settings.get(k) != wanted[k]]:
             raise InputError(
                 f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})"

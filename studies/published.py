@@ -58,6 +58,8 @@ def main() -> None:
         sys.exit(MORE)
     except InputError as error:
         sys.exit(f"published.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("published.py: interrupted; call again to go on")
     finally:
         timer.cancel()
     report(run, wanted)

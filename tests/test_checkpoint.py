@@ -9,6 +9,7 @@ import torch
 from metasd.checkpoint import Checkpoint
 from metasd.config import Config
 from metasd.errors import InputError
+from metasd.files import write_text
 from metasd.graph import Graph, load_graph
 from metasd.run import Run, RunFolder
 from metasd.trainer import resume, train
@@ -121,6 +122,19 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert Checkpoint.load(path).tensors["x"].shape == (10,)
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_a_full_disk_says_which_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, old[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*results\.json"):
+            write_text(path, "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert path.read_text() == "old"
 
 
 def test_a_full_disk_at_the_first_checkpoint(tmp_path: Path) -> None:

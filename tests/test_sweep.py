@@ -280,6 +280,10 @@ def test_a_moved_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     again = run_study(study, tmp_path / "moved", test=["b"])
     assert again["runs"] == first["runs"]
     assert [row["run"] for row in again["rows"] if "test" in row] == ["b"]
+    for file in ("results.json", "b__seed_0/metrics.json"):  # as if stopped at its end
+        (tmp_path / "moved" / file).unlink()
+    (tmp_path / "moved").rename(tmp_path / "again")
+    assert run_study(study, tmp_path / "again")["rows"] == first["rows"]
 
 
 def test_a_model_that_is_gone_is_not_made_up_for_by_another(tmp_path: Path) -> None:
