@@ -123,7 +123,7 @@ def _draw(title: str, found: list[Point], path: Path) -> None:
         color="#bbbbbb",
         zorder=0,
     )
-    for run in dict.fromkeys(point.run for point in found):
+    for number, run in enumerate(dict.fromkeys(point.run for point in found)):
         own = [point for point in found if point.run == run]
         low = [point.mrr - min(point.valid) for point in own]
         high = [max(point.valid) - point.mrr for point in own]
@@ -131,10 +131,12 @@ def _draw(title: str, found: list[Point], path: Path) -> None:
             [point.bytes / 1e6 for point in own],
             [point.mrr for point in own],
             yerr=[low, high],
-            fmt="o",
+            fmt="os^Dvp"[number // 10 % 6],  # there are ten colours
             capsize=2,
             label=run,
         )
-    axes.set(xscale="log", xlabel="MB of both tables", ylabel="valid MRR", title=title)
+    axes.set(xscale="log", xlabel="MB of both tables", title=title)
+    best = max(point.mrr for point in found)
+    axes.set(ylabel="valid MRR, from half of the best on", ylim=(best / 2, 1.03 * best))
     axes.legend(fontsize="small")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
