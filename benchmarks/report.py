@@ -275,7 +275,7 @@ def ablations() -> str:
 def _mrr(point: "Point | None") -> list[str]:
     if point is None:
         return ["", ""]
-    return [f"{point.mrr:.3f}", f"{max(point.valid) - min(point.valid):.3f}"]
+    return [f"{point.mrr:.3f}", point.spread(3)]
 
 
 def _cost(results: dict[str, Any]) -> str:
@@ -288,11 +288,14 @@ def _cost(results: dict[str, Any]) -> str:
 OVER = 0.06
 """A model of a kind may be so much larger than its share: a rank is a whole number."""
 
-KINDS = (
-    *("dense", "dense, fewer bits", "pruned in one shot"),
-    *("a mask alone", "without the meta step", "published method"),
-    *("student", "student with a teacher"),
-)
+PRUNED = {  # by weights and objective
+    ("shared", "prune"): "a mask alone",
+    ("shared", "distill"): "without the meta step",
+    ("shared", "metasd"): "published method",
+    ("own", "prune"): "student",
+    ("own", "distill"): "student with a teacher",
+}
+KINDS = ("dense", "dense, fewer bits", "pruned in one shot", *PRUNED.values())
 
 
 def _kind(form: str, config: dict[str, Any]) -> str:
@@ -300,11 +303,7 @@ def _kind(form: str, config: dict[str, Any]) -> str:
     model, codec = form.split(" ", 1)
     objective = config["train.objective"]
     if model == "pruned":
-        if config["prune.weights"] == "own":
-            return {"prune": "student", "distill": "student with a teacher"}[objective]
-        return {"prune": "a mask alone", "distill": "without the meta step"}.get(
-            objective, "published method"
-        )
+        return PRUNED[config["prune.weights"], objective]
     if objective != "dense":
         return ""
     if model == "one-shot":
@@ -320,13 +319,12 @@ def _cells(
     taken = runs[point.run]["config"].get("prune.source")
     own = sources[taken or point.run]
     epochs = runs[point.run]["epochs"] + (runs[taken]["epochs"] if taken else 0)
-    many = len(point.valid) > 1
     return [
         point.form,
         f"{point.bytes / 1e6:.2f} MB, 1/{largest.bytes / point.bytes:.1f}",
         str(epochs),
         f"{point.mrr:.4f}",
-        f"{max(point.valid) - min(point.valid):.4f}" if many else "",
+        point.spread(),
         point.tested,
         f"{point.rare:.4f}",
         f"{100 * (point.mrr / own.mrr - 1):+.1f} %",

@@ -117,6 +117,18 @@ def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds; InputError if it cannot be read, or sets a key twice."""
     import yaml  # compressed models are answered from without it
 
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, but 1e-3 (without a point) is a number, a key given twice an error."""
+    import yaml
+
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             scalars = [key for key, _ in node.value if key.tag.endswith((":str", ":int", ":bool"))]
@@ -127,15 +139,9 @@ def read_yaml(path: str | Path) -> Any:
                     raise yaml.YAMLError(f"{key!r} in line {line} is there a second time")
             return super().construct_mapping(node, deep)
 
-    # YAML 1.1 takes 1e-3, without a point, for text.
     number = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return Loader
 
 
 @contextlib.contextmanager

@@ -26,6 +26,10 @@ class Point(NamedTuple):
     def mrr(self) -> float:
         return statistics.mean(self.valid)
 
+    def spread(self, digits: int = 4) -> str:
+        """Of valid MRR between seeds, as text; empty for a single one."""
+        return f"{max(self.valid) - min(self.valid):.{digits}f}" if len(self.valid) > 1 else ""
+
     @property
     def tested(self) -> str:
         """Mean test MRR as text; empty unless it was looked up for all seeds."""
@@ -62,7 +66,6 @@ def table(found: list[Point]) -> list[list[str]]:
     """Text of a table: a header and a row a point, `*` where it is on the frontier."""
     rows = [["", "run", "form", "MB", "valid MRR", "rare", "seeds", "spread", "test MRR"]]
     for point in found:
-        spread = f"{max(point.valid) - min(point.valid):.4f}" if len(point.valid) > 1 else ""
         rows.append(
             [
                 "*" if point.frontier else "",
@@ -72,7 +75,7 @@ def table(found: list[Point]) -> list[list[str]]:
                 f"{point.mrr:.4f}",
                 f"{point.rare:.4f}",
                 str(len(point.valid)),
-                spread,
+                point.spread(),
                 point.tested,
             ]
         )
