@@ -15,7 +15,7 @@ from typing import Any
 
 from metasd import compress, evaluate
 from metasd.environment import measured_on
-from metasd.run import Run
+from metasd.training.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = {

@@ -7,10 +7,11 @@ import torch
 
 import metasd
 from measure import Call, Contender, Options, compare, load_operators
+from metasd.data.graph import Graph
+from metasd.data.load import load_graph
 from metasd.errors import InputError
-from metasd.graph import Graph, load_graph
-from metasd.model import Model
 from metasd.models import Scoring
+from metasd.models.model import Model
 
 METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10")
 
@@ -43,7 +44,7 @@ def pykeen_evaluation(options: Options) -> Call:
     from pykeen.triples import CoreTriplesFactory
 
     graph, ours = _graph_and_model(options)
-    splits = {name: torch.from_numpy(graph.split(name).copy()) for name in metasd.graph.SPLITS}
+    splits = {name: torch.from_numpy(graph.split(name).copy()) for name in metasd.data.graph.SPLITS}
     factory = CoreTriplesFactory(
         splits["train"],
         num_entities=graph.num_entities,

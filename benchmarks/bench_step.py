@@ -17,9 +17,9 @@ from measure import (
 )
 from metasd import kernels
 from metasd.config import Config
-from metasd.model import Model
 from metasd.models import Scoring
-from metasd.step import Step
+from metasd.models.model import Model
+from metasd.training.step import Step
 
 
 def metasd_step(options: Options) -> Call:

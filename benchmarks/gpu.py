@@ -28,9 +28,9 @@ from torch.nn import functional
 
 from dense import DenseMetaSD, Settings
 from metasd import _C, kernels
-from metasd.model import Model
 from metasd.models import Scoring
-from metasd.step import Step
+from metasd.models.model import Model
+from metasd.training.step import Step
 
 BOUNDS = {"fp32": 2e-5, "tf32": 5e-3, "bf16": 2e-2}
 """Largest relative error (by norm) of a result in each precision of the products."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metasd.pareto import Point
+    from metasd.experiments.study_report import Point
 
 ROOT = Path(__file__).resolve().parent.parent
 # `-m` puts the checkout, which may not be compiled, before the metasd that is installed.
@@ -198,7 +198,7 @@ def accuracy() -> str:
 
 def training() -> str:
     rows = [
-        [*("graph", "relation", "epochs", "triples/s", "peak memory"), "source", *["pruned"] * 3],
+        [*("graph", "relation", "epochs", "triples/s", "peak memory"), "source", *["compact"] * 3],
         ["", "loss", "", "", "", "test MRR", "test MRR", "Hits@10", "ties"],
     ]
     machines: dict[str, list[str]] = {}
@@ -206,7 +206,7 @@ def training() -> str:
         result = load(path.stem)
         graphs = machines.setdefault(machine(result), [])
         graphs += [result["graph"]] * (result["graph"] not in graphs)
-        source, pruned = result["test"]["source"], result["test"]["pruned"]
+        source, pruned = result["test"]["source"], result["test"]["compact"]
         rows.append(
             [
                 f"{result['graph']}, rank {result['config']['model.rank']}",
@@ -226,7 +226,7 @@ def training() -> str:
 
 def study(name: str) -> "tuple[dict[str, Any], list[Point]]":
     """A committed study's results, and its models as points."""
-    from metasd.pareto import points
+    from metasd.experiments.study_report import points
 
     text = (ROOT / "studies" / name / "results.json").read_text(encoding="utf-8")
     results = json.loads(text)
@@ -303,7 +303,7 @@ def _kind(form: str, config: dict[str, Any]) -> str:
     model, codec = form.split(" ", 1)
     objective = config["train.objective"]
     if model == "pruned":
-        return PRUNED[config["prune.weights"], objective]
+        return PRUNED[config["compact.weights"], objective]
     if objective != "dense":
         return ""
     if model == "one-shot":
@@ -316,7 +316,7 @@ def _cells(
 ) -> list[str]:
     """Its epochs are counted with those of the run whose source it took over."""
     largest = sources[next(iter(runs))]
-    taken = runs[point.run]["config"].get("prune.source")
+    taken = runs[point.run]["config"].get("compact.source")
     own = sources[taken or point.run]
     epochs = runs[point.run]["epochs"] + (runs[taken]["epochs"] if taken else 0)
     return [
@@ -417,7 +417,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
 def add_run(folder: Path) -> None:
     """Keeps, by the name of a finished run's folder, what the table shows and how it came about."""
     from metasd.environment import measured_on
-    from metasd.run import Run
+    from metasd.training.run import Run
 
     run = Run.load(folder)
     keep = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "tie_rate", "pessimistic", "by_frequency")

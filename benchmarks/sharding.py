@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from metasd import Config, load_graph, sharding
+from metasd import Config, load_graph
+from metasd import distributed as sharding
+from metasd.data.graph import Graph
 from metasd.environment import measured_on
-from metasd.graph import Graph
-from metasd.run import RunFolder
-from metasd.trainer import Trainer, peak_memory
+from metasd.training.run import RunFolder
+from metasd.training.trainer import Trainer, peak_memory
 
 RESULTS = Path(__file__).parent / "results"
 SENT = Path("/sys/class/net/lo/statistics/tx_bytes")
@@ -61,15 +62,15 @@ def worker(case: dict[str, Any]) -> None:
     trainer.step(*batch(0))
     times, sent = [], []
     for step in range(1, case["steps"] + 1):
-        shards.wait()
+        processes.barrier()
         start, before = time.perf_counter(), int(SENT.read_text())
         trainer.step(*batch(step))
-        shards.wait()
+        processes.barrier()
         times.append(time.perf_counter() - start)
         sent.append(int(SENT.read_text()) - before)
-    peak = shards.most(peak_memory(torch.device("cpu")))
+    peak = processes.all_reduce_max(peak_memory(torch.device("cpu")))
     sharding.stop()
-    if shards.first:
+    if processes.is_main:
         found = {"seconds": times, "sent_bytes": sent, "peak_bytes": peak, "load_seconds": loaded}
         found |= {"triples": len(graph.train), "relations": graph.num_relations}
         print(json.dumps(found))

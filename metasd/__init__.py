@@ -2,8 +2,8 @@
 
 import metasd
 graph = metasd.load_graph("families")
-run = metasd.train(graph, metasd.preset("student"), run_dir="runs/first")
-run.metrics["test"]["pruned"]["mrr"]
+run = metasd.train(graph, metasd.Config(), run_dir="runs/first")
+run.metrics["test"]["compact"]["mrr"]
 run.predict(head="Ada Berg", relation="parent_of")
 """
 
@@ -17,35 +17,37 @@ if importlib.util.find_spec("metasd._C") is None:
     )
 
 if TYPE_CHECKING:
-    from . import sharding
-    from .compressed import CompressedModel, compress
-    from .config import Config, preset
-    from .errors import InputError
-    from .evaluation import evaluate
-    from .graph import Graph, load_graph
-    from .model import Model
-    from .models import Scoring
-    from .prepared import prepare
-    from .run import Run
-    from .trainer import Interrupted, resume, train
+    from metasd import distributed
+    from metasd.compressed.model import CompressedModel
+    from metasd.config import Config, preset
+    from metasd.data.graph import Graph
+    from metasd.data.load import load_graph
+    from metasd.data.store import prepare
+    from metasd.errors import InputError
+    from metasd.evaluation import evaluate
+    from metasd.export.compress import compress
+    from metasd.models.base import Scoring
+    from metasd.models.model import Model
+    from metasd.training.run import Run
+    from metasd.training.trainer import Interrupted, resume, train
 
-_WHERE = {
-    "CompressedModel": "compressed",
+_MODULES = {
+    "CompressedModel": "compressed.model",
     "Config": "config",
-    "Graph": "graph",
+    "Graph": "data.graph",
     "InputError": "errors",
-    "Interrupted": "trainer",
-    "Model": "model",
-    "Run": "run",
-    "Scoring": "models",
-    "compress": "compressed",
+    "Interrupted": "training.trainer",
+    "Model": "models.model",
+    "Run": "training.run",
+    "Scoring": "models.base",
+    "compress": "export.compress",
+    "distributed": "distributed",
     "evaluate": "evaluation",
-    "load_graph": "graph",
-    "prepare": "prepared",
+    "load_graph": "data.load",
+    "prepare": "data.store",
     "preset": "config",
-    "resume": "trainer",
-    "sharding": "sharding",
-    "train": "trainer",
+    "resume": "training.trainer",
+    "train": "training.trainer",
 }
 
 __all__ = [
@@ -58,21 +60,21 @@ __all__ = [
     "Run",
     "Scoring",
     "compress",
+    "distributed",
     "evaluate",
     "load_graph",
     "prepare",
     "preset",
     "resume",
-    "sharding",
     "train",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Loads a part when it is first asked for: graphs and files need no torch."""
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'metasd' has no attribute {name!r}")
-    value = importlib.import_module(f"metasd.{_WHERE[name]}")
+    value = importlib.import_module(f"metasd.{_MODULES[name]}")
     value = getattr(value, name, value)  # or the module itself
     globals()[name] = value
     return value

@@ -1,6 +1,6 @@
 """`python -m metasd` is the command `metasd`."""
 
-from .cli import main
+from metasd.cli import main
 
 if __name__ == "__main__":
     main()

@@ -13,16 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .errors import InputError
+from metasd.errors import InputError
 
 if TYPE_CHECKING:
-    from . import sharding
-    from .compressed import CompressedModel
-    from .graph import Graph
-    from .run import Run
+    from metasd import distributed
+    from metasd.compressed import CompressedModel
+    from metasd.data.graph import Graph
+    from metasd.training.run import Run
 
 app = typer.Typer(
-    help="Knowledge-graph embeddings: a dense model and a pruned one that teach each other.",
+    help="Knowledge-graph embeddings: train a dense source model and a compact one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,7 +37,7 @@ DataDir = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="Where it scores: cpu, or a GPU such as cuda.")]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # labels might steer a terminal
-_SHARES = "0.9,0.05,0.05"
+_RATIOS = "0.9,0.05,0.05"
 Shards = Annotated[
     int | None,
     typer.Option(
@@ -47,10 +47,12 @@ Shards = Annotated[
 ]
 Replicas = Annotated[int, typer.Option(help="Copies of the blocks, which share each batch.")]
 Columns = Annotated[str, typer.Option(help="The order of head, relation and tail in the files.")]
-Split = Annotated[
+SplitRatios = Annotated[
     str | None,
     typer.Option(
-        help="Shares of train, valid and test when GRAPH is a single file.", show_default=_SHARES
+        "--split-ratios",
+        help="Shares of train, valid and test when GRAPH is a single file.",
+        show_default=_RATIOS,
     ),
 ]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -105,7 +107,9 @@ def train(
             show_default="families, a generated graph",
         ),
     ] = "families",
-    preset: Annotated[str, typer.Option(help="student, small, fb15k-237 or wn18rr.")] = "student",
+    preset: Annotated[
+        str, typer.Option(help="default, metasd, fb15k-237-paper or wn18rr-paper.")
+    ] = "default",
     config: Annotated[
         Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
     ] = None,
@@ -124,19 +128,20 @@ def train(
     ] = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
-    split: Split = None,
+    split_ratios: SplitRatios = None,
     shards: Shards = None,
     replicas: Replicas = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a source and a pruned model, and evaluate both."""
-    from . import trainer
-    from .config import Config
-    from .config import preset as preset_of
-    from .graph import load_graph
-    from .plan import plan
-    from .run import RunFolder
+    """Train a source and a compact model, and evaluate both."""
+    from metasd.config import Config
+    from metasd.config import preset as preset_of
+    from metasd.data.load import load_graph
+    from metasd.environment import training_device
+    from metasd.training import trainer
+    from metasd.training.estimate import estimate
+    from metasd.training.run import RunFolder
 
     settings = preset_of(preset)
     if config is not None:
@@ -144,17 +149,19 @@ def train(
     settings = settings.override(set_ or [])
     if run is not None and not dry_run:
         RunFolder(run).check_new()
-    trainer.training_device(settings.train.device)
-    data = load_graph(graph, data_dir, columns=columns, split=_shares_of(graph, split))
+    training_device(settings.train.device)
+    data = load_graph(
+        graph, data_dir, columns=columns, split_ratios=_ratios_of(graph, split_ratios)
+    )
     if dry_run:
         trainer.check_source(settings, data)
-        _print_record(plan(data, settings), as_json)
+        _print_record(estimate(data, settings), as_json)
         return
     path = run if run is not None else trainer.free_run_dir(data)
     place = _place(shards, replicas)
     if not as_json:
         _describe(data, path)
-    _train(lambda: trainer.train(data, settings, path, shards=place), path, as_json)
+    _train(lambda: trainer.train(data, settings, path, processes=place), path, as_json)
 
 
 @app.command()
@@ -171,10 +178,10 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue an interrupted run, to the same weights as if it had never stopped."""
-    from . import trainer
+    from metasd.training import trainer
 
     place = _place(shards, replicas)
-    _train(lambda: trainer.resume(run, set_ or [], graph, data_dir, shards=place), run, as_json)
+    _train(lambda: trainer.resume(run, set_ or [], graph, data_dir, processes=place), run, as_json)
 
 
 @app.command()
@@ -185,9 +192,10 @@ def evaluate(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Filtered ranking metrics on a split: a run's source and pruned model, or a compressed one."""
-    from .evaluation import evaluate as evaluate_model
-    from .report import summary_rows
+    """Filtered ranking metrics on a split: of a run's source and compact model, or of a compressed one."""
+    from metasd.evaluation import FREQUENCIES
+    from metasd.evaluation import evaluate as evaluate_model
+    from metasd.experiments.run_report import summary_rows
 
     small = _load_compressed(run)
     models: tuple[str, ...]
@@ -198,22 +206,19 @@ def evaluate(
     else:
         loaded = _load(run)
         data = loaded.graph(data_dir, graph)
-        models = ("source", "pruned") if loaded.model.masks is not None else ("source",)
-        found = {
-            split: {
-                name: evaluate_model(loaded.model, data, split, name == "pruned") for name in models
-            }
-        }
+        views = loaded.model.views
+        models = tuple(views)
+        found = {split: {name: evaluate_model(view, data, split) for name, view in views.items()}}
     if as_json:
         print(json.dumps(found, indent=1))
         return
     _print_rows(summary_rows(found))
     rows = [["relations", *(f"{name} MRR" for name in models)]]
-    for third in ("head", "middle", "tail"):
+    for third in FREQUENCIES:
         values = [found[split][name]["by_frequency"][third] for name in models]
         if values[0]["ranks"]:
             rows.append(
-                [f"{third} third ({values[0]['relations']})", *(f"{v['mrr']:.4f}" for v in values)]
+                [f"{third} ({values[0]['relations']})", *(f"{v['mrr']:.4f}" for v in values)]
             )
     _print_rows(rows)
 
@@ -261,11 +266,11 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Write a small model that answers fast, needs no PyTorch, and is a folder of plain arrays."""
-    from .compressed import compress as compress_model
-    from .graph import load_graph
+    from metasd.data.load import load_graph
+    from metasd.export.compress import compress as compress_model
 
     if from_ is not None:
-        from .compressed.imports import import_tables
+        from metasd.export.external import import_tables
 
         if source or (set_ and not epochs):
             raise InputError("--from goes without --source, and with --set only beside --epochs")
@@ -281,7 +286,7 @@ def compress(
             loaded,
             codec,
             values,
-            pruned=False if source else None,
+            source=source,
             graph=data,
             known=not no_known,
         )
@@ -320,14 +325,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """The entities that complete (head, relation, ?) or (?, relation, tail) best."""
-    from .compressed import Question, compress
+    from metasd.compressed import Question
 
     small = _load_compressed(model)
     if small is None:
         loaded = _load(model)
         data = None if keep_known else loaded.graph(data_dir, graph)
-        chosen = False if source else None
-        small = compress(loaded, "column", "fp32", pruned=chosen, graph=data, known=not keep_known)
+        small = loaded.answering(source=source, keep_known=keep_known, graph=data)
     elif source:
         raise InputError("--source is for run folders: a compressed model is one model")
     if device != "cpu":
@@ -373,8 +377,8 @@ def sweep(
     data_dir: DataDir = None,
 ) -> None:
     """Train a study's runs, or what is left of them, and judge each by its bytes."""
-    from .sweep import Study, run_study
-    from .trainer import Interrupted
+    from metasd.experiments.study import Study, run_study
+    from metasd.training.trainer import Interrupted
 
     folder = out or Path("runs") / study.stem
     try:
@@ -394,8 +398,8 @@ def search(
     data_dir: DataDir = None,
 ) -> None:
     """Look for the settings with the best valid metric."""
-    from .search import Search, run_search
-    from .trainer import Interrupted
+    from metasd.experiments.search import Search, run_search
+    from metasd.training.trainer import Interrupted
 
     folder = out or Path("runs") / file.stem
     try:
@@ -413,8 +417,8 @@ def report(
     ] = None,
 ) -> None:
     """Draw a run: curves, the long tail, every relation. Of a sweep: MRR against bytes."""
-    from .pareto import write_study_report
-    from .report import write_report
+    from metasd.experiments.run_report import write_report
+    from metasd.experiments.study_report import write_study_report
 
     if (run / "results.json").exists():
         _print_rows(write_study_report(run, out))
@@ -433,7 +437,7 @@ def info(run: ModelPath, as_json: Json = False) -> None:
             return
         _print_record(small.info(), as_json)
         if metrics:
-            from .report import summary_rows
+            from metasd.experiments.run_report import summary_rows
 
             print("before compression:")
             _print_rows(summary_rows(metrics))
@@ -446,8 +450,8 @@ def info(run: ModelPath, as_json: Json = False) -> None:
         "entities": model.num_entities,
         "relations": model.num_relations,
         "weights": weights,
-        "density of the pruned model": round(model.density(), 6) if model.masks else None,
-        "values of the pruned model": model.values if model.masks else None,
+        "density of the compact model": round(model.density(), 6) if model.masks else None,
+        "weight format of the compact model": model.weight_format if model.masks else None,
         "bytes of dense fp32 tables": 4 * weights,
         "epochs": len(loaded.history),
         "finished": bool(loaded.metrics)
@@ -487,8 +491,8 @@ def serve(
     if device != "cpu":
         small = small.to(device)
     try:
-        from .service import Limits
-        from .service import serve as serve_model
+        from metasd.service import Limits
+        from metasd.service import serve as serve_model
     except ModuleNotFoundError as error:
         raise InputError(f'{error.name} is not installed: pip install "metasd[serve]"') from None
     limits = Limits(max_batch, max_k, max_body, concurrency=concurrency)
@@ -504,7 +508,7 @@ def prepare(
     out: Annotated[Path, typer.Option("--out", help="The folder of the prepared graph.")],
     data_dir: DataDir = None,
     columns: Columns = "hrt",
-    split: Split = None,
+    split_ratios: SplitRatios = None,
     seed: Annotated[
         int, typer.Option(help="For splitting a single file, and for a generated graph.")
     ] = 0,
@@ -512,12 +516,12 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write a graph of any size into a folder that is mapped into memory instead of read."""
-    from .graph import SPLITS
-    from .prepared import prepare as prepare_graph
+    from metasd.data.graph import SPLITS
+    from metasd.data.store import prepare as prepare_graph
 
-    shares = _shares_of(graph, split)
+    ratios = _ratios_of(graph, split_ratios)
     made = prepare_graph(
-        graph, out, data_dir, columns=columns, split=shares, seed=seed, memory=memory << 20
+        graph, out, data_dir, columns=columns, split_ratios=ratios, seed=seed, memory=memory << 20
     )
     record: dict[str, Any] = {
         "folder": str(out),
@@ -536,7 +540,7 @@ def prepare(
 @app.command()
 def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
     """The graphs that can be named."""
-    from .graph import known_graphs
+    from metasd.data.sources import known_graphs
 
     found = known_graphs(data_dir)
     if as_json:
@@ -548,36 +552,36 @@ def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:
 @app.command()
 def env(as_json: Json = False) -> None:
     """What is installed, what was compiled, and what the machine offers."""
-    from .environment import environment
+    from metasd.environment import environment
 
     _print_record(environment(), as_json)
 
 
-def _place(shards: int | None, replicas: int) -> "sharding.Shards":
+def _place(shards: int | None, replicas: int) -> "distributed.ProcessGrid":
     """This process's among those of torchrun; only the first prints."""
-    from . import sharding
+    from metasd import distributed
 
-    place = sharding.start(replicas, shards)
-    if not place.first:
+    place = distributed.start(replicas, shards)
+    if not place.is_main:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return place
 
 
 def _train(start: Any, path: Path, as_json: bool) -> None:
-    from . import sharding
-    from .kernels import GroupError
-    from .trainer import Interrupted
+    from metasd import distributed
+    from metasd.kernels import CollectiveError
+    from metasd.training.trainer import Interrupted
 
     try:
         finished: Run = start()
-        sharding.stop()
+        distributed.stop()
     except Interrupted as stopped:
-        sharding.stop()
+        distributed.stop()
         _stop(f"{stopped}; continue with `metasd resume {path}`", 130)
-    except (KeyboardInterrupt, GroupError) as error:
+    except (KeyboardInterrupt, CollectiveError) as error:
         begun = (path / "config.yaml").exists()
         hint = f"; continue with `metasd resume {path}`" * begun
-        if isinstance(error, GroupError):
+        if isinstance(error, CollectiveError):
             _stop(f"{error}{hint}", 1)
         _stop(f"interrupted{hint}", 130)
     if as_json:
@@ -586,12 +590,12 @@ def _train(start: Any, path: Path, as_json: bool) -> None:
     _print_metrics(finished.metrics)
     if finished.model.masks is None and finished.config.train.objective != "dense":
         alone = finished.config.warmup_epochs
-        print(f"note: no pruned model yet: in the first {alone} epochs the source learns alone")
+        print(f"note: no compact model yet: in the first {alone} epochs the source learns alone")
     print(f"run folder: {finished.path}")
 
 
 def _print_metrics(metrics: dict[str, Any]) -> None:
-    from .report import summary_rows
+    from metasd.experiments.run_report import summary_rows
 
     header, *rows = summary_rows(metrics)
     if not rows:
@@ -621,21 +625,21 @@ def _describe(graph: "Graph", path: Path) -> None:
 
 
 def _load(path: Path) -> "Run":
-    from .run import Run
+    from metasd.training.run import Run
 
     return Run.load(path)
 
 
 def _load_compressed(path: Path) -> "CompressedModel | None":
     """The compressed model in a folder, or None where the folder says to be something else."""
-    from .compressed.storage import is_compressed, load
+    from metasd.compressed.storage import is_compressed, load
 
     return load(path) if is_compressed(path) else None
 
 
 def _graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
     """The graph that a compressed model was trained on; another one is refused."""
-    from .graph import load_graph
+    from metasd.data.load import load_graph
 
     about = small.about.get("graph", {})
     name = graph or about.get("name")
@@ -663,14 +667,16 @@ def _answer_file(
     print(f"{count} questions answered: {out}")
 
 
-def _shares_of(graph: str, split: str | None) -> tuple[float, float, float]:
-    """The shares of a graph's splits, as --split says or by default."""
+def _ratios_of(graph: str, text: str | None) -> tuple[float, float, float]:
+    """The shares of a graph's splits, as --split-ratios says or by default."""
     try:
-        train, valid, test = (float(part) for part in (split or _SHARES).split(","))
+        train, valid, test = (float(part) for part in (text or _RATIOS).split(","))
     except ValueError:
-        raise InputError(f"--split takes three shares such as 0.9,0.05,0.05; got {split}") from None
-    if split is not None and not Path(graph).is_file():
-        raise InputError(f"--split is for a graph in a single file; got {graph}")
+        raise InputError(
+            f"--split-ratios takes three shares such as 0.9,0.05,0.05; got {text}"
+        ) from None
+    if text is not None and not Path(graph).is_file():
+        raise InputError(f"--split-ratios is for a graph in a single file; got {graph}")
     return train, valid, test
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from .errors import InputError, about, nearest
-from .files import read_yaml, write_text
-from .models import Scoring
+from metasd.errors import InputError, error_context, nearest
+from metasd.files import read_yaml, write_text
+from metasd.models.base import Scoring
 
 
 class _Section(BaseModel):
@@ -19,9 +19,9 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    name: str = Field("complex", description="complex, distmult, cp, rescal")
+    name: str = Field("complex", description="scoring function: complex, distmult, cp or rescal")
     rank: int = Field(
-        200, ge=1, le=1 << 16, description="coordinates of an entity (ComplEx: complex ones)"
+        200, ge=1, le=1 << 16, description="coordinates per entity (ComplEx: complex ones)"
     )
 
     @field_validator("name")
@@ -31,30 +31,36 @@ class ModelConfig(_Section):
 
 
 class TrainConfig(_Section):
-    objective: Literal["metasd", "distill", "prune", "dense"] = Field(
-        "metasd",
-        description="the method; without the meta step; with neither teacher; without pruning",
+    objective: Literal["metasd", "distill", "compact", "dense"] = Field(
+        "compact",
+        description="metasd: the published method; distill: without its meta step; compact: the "
+        "compact model learns without a teacher; dense: the source alone",
     )
-    source_step: bool = Field(True, description="step 0; else the source learns in step 3 alone")
-    epochs: int = Field(20, ge=1)
-    max_steps: int | None = Field(None, ge=1, description="stop after so many steps in all")
-    batch_size: int = Field(1000, ge=1, description="triples a step, inverses counted")
-    lr: float = Field(0.1, gt=0, description="Adagrad's rate for steps 0 and 3")
-    decay: float = Field(0.0, ge=0, le=1, description="last share of the steps: lr falls to 0")
-    meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
-    inner_lr: float = Field(0.1, gt=0, description="the student's temporary step")
-    quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
-    quiz_held_out: bool = Field(False, description="leave the quiz out of training")
-    quiz_batch_size: int | None = Field(None, ge=1, description="default: batch_size")
-    seed: int = Field(0, ge=0, lt=1 << 32)
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
-    score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for score blocks")
+    source_step: bool = Field(
+        True, description="step 0 of the method; else the source learns in step 3 alone"
+    )
+    epochs: int = Field(20, ge=1, description="passes over train, inverse triples included")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many steps in all")
+    batch_size: int = Field(1000, ge=1, description="triples per step, inverse triples counted")
+    lr: float = Field(0.1, gt=0, description="Adagrad's rate in steps 0 and 3")
+    decay: float = Field(
+        0.3, ge=0, le=1, description="fraction of the steps, the last ones, in which lr falls to 0"
+    )
+    entity_weights: bool = Field(
+        False,
+        description="weight an entity as an answer by 0.1 + 0.9 count / max, scaled to a mean of 1",
+    )
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of initial tables, batches and the quiz")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto", description="of matrix products; auto: bf16 where the processor is fast at it"
+    )
+    score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for blocks of scores")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 
 
 class RegularizerConfig(_Section):
-    name: Literal["dura", "n3", "none"] = "dura"
-    weight: float = Field(0.1, ge=0)
+    name: Literal["dura", "n3", "none"] = Field("dura", description="DURA (2020) or N3 (2018)")
+    weight: float = Field(0.1, ge=0, description="lambda, the factor of the penalty")
 
 
 class RelationPredictionConfig(_Section):
@@ -62,22 +68,39 @@ class RelationPredictionConfig(_Section):
 
 
 class PruneConfig(_Section):
-    fraction: float = Field(0.9, ge=0, lt=1)
-    every: int = Field(1, ge=1, description="epochs between masks")
+    fraction: float = Field(
+        0.0, ge=0, lt=1, description="share of the compact model's weights that the mask drops"
+    )
+    every: int = Field(1, ge=1, description="epochs between two masks")
+    schedule: Literal["constant", "cubic"] = Field(
+        "constant", description="cubic: the share rises from 0 to the fraction"
+    )
+    ramp_epochs: int = Field(10, ge=1, description="cubic: epochs until the fraction is reached")
+    granularity: Literal["weight", "row", "column"] = Field(
+        "weight",
+        description="what competes: all weights, those of each row, or whole coordinates",
+    )
+
+
+class CompactConfig(_Section):
+    weights: Literal["shared", "separate"] = Field(
+        "separate",
+        description="shared: the source's tables under a mask; separate: a copy of them, trained "
+        "on by itself",
+    )
+    weight_format: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = Field(
+        "int3", description="levels that the weights are rounded to, in training and when stored"
+    )
     warmup_epochs: float = Field(
-        0, ge=0, description="epochs of the source alone before any mask; below 1: a share of all"
+        0.75,
+        ge=0,
+        description="epochs of the source alone, before there is a compact model; below 1: a share "
+        "of all epochs",
     )
-    schedule: Literal["constant", "cubic"] = "constant"
-    ramp_epochs: int = Field(10, ge=1, description="cubic: from dense to the fraction")
-    granularity: Literal["weight", "row", "column"] = "weight"
-    values: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = "fp32"
-    weights: Literal["shared", "own"] = Field(
-        "shared", description="own: after warmup_epochs it trains a copy of its source"
-    )
+    lr: float = Field(0.1, gt=0, description="Adagrad's rate of separate weights")
     source: str | None = Field(
-        None, description="own: a run whose source is taken over, in place of warmup_epochs"
+        None, description="separate: a run whose source is taken over, in place of warmup_epochs"
     )
-    own_lr: float = Field(0.03, gt=0, description="Adagrad's rate of weights of its own")
 
     @field_validator("warmup_epochs", mode="before")
     @classmethod
@@ -95,14 +118,21 @@ class PruneConfig(_Section):
 
 
 class DistillConfig(_Section):
-    temperature: float = Field(3.0, gt=0)
-    forward_weight: float = Field(3.0, ge=0)
-    backward_weight: float = Field(1.0, ge=0)
+    temperature: float = Field(3.0, gt=0, description="tau of both softmaxes")
+    forward_weight: float = Field(3.0, ge=0, description="of KL(source || compact) in step 1")
+    backward_weight: float = Field(1.0, ge=0, description="of KL(compact || source) in step 1")
+    meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
+    inner_lr: float = Field(0.1, gt=0, description="rate of the temporary compact model's step")
+    quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
+    quiz_held_out: bool = Field(False, description="leave the quiz out of training")
+    quiz_batch_size: int | None = Field(
+        None, ge=1, description="quiz triples per step; default: train.batch_size"
+    )
 
 
 class EvalConfig(_Section):
     every: int = Field(5, ge=1, description="epochs between validations")
-    metric: str = Field("pruned.mrr", description="model.metric that picks the best checkpoint")
+    metric: str = Field("compact.mrr", description="model.metric that picks the best checkpoint")
     patience: int = Field(
         0, ge=0, description="validations without a gain before stopping; 0: never"
     )
@@ -111,7 +141,9 @@ class EvalConfig(_Section):
     @classmethod
     def _known(cls, metric: str) -> str:
         known = [
-            f"{m}.{k}" for m in ("pruned", "source") for k in ("mrr", "hits@1", "hits@3", "hits@10")
+            f"{m}.{k}"
+            for m in ("compact", "source")
+            for k in ("mrr", "hits@1", "hits@3", "hits@10")
         ]
         if metric not in known:
             raise ValueError(
@@ -132,10 +164,8 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     regularizer: RegularizerConfig = RegularizerConfig()
     relation_prediction: RelationPredictionConfig = RelationPredictionConfig()
-    entity_weights: bool = Field(
-        False, description="classes weigh 0.1 + 0.9 count / max, to a mean of 1"
-    )
     prune: PruneConfig = PruneConfig()
+    compact: CompactConfig = CompactConfig()
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -148,40 +178,47 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.train.objective == "dense" and self.eval.metric.startswith("pruned."):
-            self.eval.metric = self.eval.metric.replace("pruned.", "source.")
+        dense = self.train.objective == "dense"
+        if dense and self.eval.metric.startswith("compact."):
+            self.eval.metric = self.eval.metric.replace("compact.", "source.")
         if self.warmup_epochs and self.warmup_epochs >= self.train.epochs:
             raise ValueError(
-                f"prune.warmup_epochs = {self.prune.warmup_epochs} leaves the pruned model none of "
-                f"train.epochs = {self.train.epochs}: {self.warmup_epochs + 1} are needed"
+                f"compact.warmup_epochs = {self.compact.warmup_epochs} leaves the compact model "
+                f"none of train.epochs = {self.train.epochs}: {self.warmup_epochs + 1} are needed"
             )
-        own = self.train.objective != "dense" and self.prune.weights == "own"
-        if own and not (self.prune.warmup_epochs or self.prune.source):
+        if self.has_separate_weights and not (self.compact.warmup_epochs or self.compact.source):
             raise ValueError(
-                "prune.weights = own needs prune.warmup_epochs, in which its source learns, or "
-                "prune.source, a run whose source it takes over"
+                "compact.weights = separate needs compact.warmup_epochs, in which its source "
+                "learns, or compact.source, a run whose source it takes over"
             )
-        if self.prune.source and not own:
+        if self.compact.source and not self.has_separate_weights:
             raise ValueError(
-                "prune.source needs prune.weights = own, and an objective that prunes; got "
-                f"{self.prune.weights}, {self.train.objective}"
+                "compact.source needs compact.weights = separate, and an objective with a compact "
+                f"model; got {self.compact.weights}, {self.train.objective}"
             )
-        if self.prune.source and self.prune.warmup_epochs:
+        if self.compact.source and self.compact.warmup_epochs:
             raise ValueError(
-                "prune.source takes the place of prune.warmup_epochs: set that to 0; got "
-                f"{self.prune.warmup_epochs}"
+                "compact.source takes the place of compact.warmup_epochs: set that to 0; got "
+                f"{self.compact.warmup_epochs}"
             )
         if self.prune.granularity == "column" and self.model.name == "rescal":
             raise ValueError("prune.granularity = column is not possible with model.name = rescal")
         return self
 
     @property
+    def has_separate_weights(self) -> bool:
+        """Whether there is a compact model with weights of its own."""
+        return self.train.objective != "dense" and self.compact.weights == "separate"
+
+    @property
     def warmup_epochs(self) -> int:
-        """Epochs of the source alone, before there is a pruned model."""
+        """Epochs of the source alone, before there is a compact model."""
         if self.train.objective == "dense":
             return 0
-        wanted = self.prune.warmup_epochs
-        return max(int(wanted * self.train.epochs), 1) if 0 < wanted < 1 else int(wanted)
+        requested = self.compact.warmup_epochs
+        if 0 < requested < 1:
+            return max(int(requested * self.train.epochs), 1)
+        return int(requested)
 
     @staticmethod
     def load(path: str | Path) -> "Config":
@@ -195,7 +232,7 @@ class Config(_Section):
         if not isinstance(values, dict):
             raise InputError(f"{path}: expected keys and values; got {type(values).__name__}")
         flat = dotted(values)
-        with about(path):
+        with error_context(path):
             Config(**flat)
         return flat
 
@@ -292,9 +329,12 @@ def _schema_defaults() -> dict[str, Any]:
     return Config.model_construct().model_dump()
 
 
-def preset(name: str = "student") -> Config:
-    """`student`, which is what `train` does by itself, or the published method: `small`, which is
-    `Config()`, for a CPU; `fb15k-237` and `wn18rr` with the published settings."""
+def preset(name: str = "default") -> Config:
+    """A named configuration; see `PRESETS`. `default` is `Config()`, what `train` does by itself.
+
+    Raises:
+        InputError: no preset has this name.
+    """
     if name not in PRESETS:
         raise InputError(
             f"unknown preset {name!r}; there are {', '.join(PRESETS)}" + nearest(name, PRESETS)
@@ -302,14 +342,26 @@ def preset(name: str = "student") -> Config:
     return Config(**PRESETS[name])
 
 
-_PUBLISHED: dict[str, Any] = {
+# MetaSD (Findings of EMNLP 2022): the compact model is the source's tables under a magnitude mask
+# that keeps a tenth; the two teach each other. At a rank and batch that a CPU trains.
+_METASD: dict[str, Any] = {
+    "train.objective": "metasd",
+    "train.decay": 0.0,
+    "compact.weights": "shared",
+    "compact.weight_format": "fp32",
+    "compact.warmup_epochs": 0,
+    "compact.lr": 0.03,
+    "prune.fraction": 0.9,
+}
+
+_PAPER: dict[str, Any] = {
+    **_METASD,
     "model.name": "complex",
     "model.rank": 2000,
     "train.epochs": 200,
     "train.lr": 0.1,
-    "train.meta_lr": 1e-4,
-    "train.inner_lr": 0.1,
-    "prune.fraction": 0.9,
+    "distill.meta_lr": 1e-4,
+    "distill.inner_lr": 0.1,
     "regularizer.name": "dura",
     "distill.temperature": 3.0,
     "distill.forward_weight": 3.0,
@@ -319,29 +371,25 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The best by its bytes of what studies/ compares: a source, then a tenth of it as weights of
-    # three bits that learn on, from where the source stopped.
-    "student": {
-        "train.objective": "prune",
-        "train.decay": 0.3,
-        "prune.weights": "own",
-        "prune.own_lr": 0.1,
-        "prune.warmup_epochs": 0.75,
-        "prune.values": "int3",
-        "prune.fraction": 0.0,
-    },
-    "small": {},
-    "fb15k-237": {
-        **_PUBLISHED,
+    "default": {},
+    "metasd": _METASD,
+    "fb15k-237-paper": {
+        **_PAPER,
         "train.batch_size": 5000,
         "regularizer.weight": 0.05,
         "relation_prediction.weight": 4.0,
     },
-    "wn18rr": {
-        **_PUBLISHED,
+    "wn18rr-paper": {
+        **_PAPER,
         "train.batch_size": 1000,
         "regularizer.weight": 0.1,
         "relation_prediction.weight": 0.0,
-        "entity_weights": True,
+        "train.entity_weights": True,
     },
 }
+"""By name, the settings in which a preset differs from `Config()`.
+
+`default`: quantization-aware training. The source learns for three quarters of the epochs; then the
+compact model, its copy, learns by itself with weights of three bits. `metasd`: self-distillation
+with dynamic pruning and a meta gradient. `*-paper`: the settings that MetaSD was published with.
+"""

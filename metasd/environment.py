@@ -1,14 +1,16 @@
-"""What is installed and what the machine offers: the `versions` of a result, and `metasd env`."""
+"""What is installed, what the machine offers, and what a process uses of it."""
 
 import importlib.metadata
 import os
 import platform
+import resource
 import sys
 from typing import Any
 
 import torch
 
 from metasd import _C, kernels
+from metasd.errors import InputError
 
 _PACKAGES = ("torch", "numpy", "safetensors", "pyarrow", "pydantic", "triton")
 _EXTRAS = ("matplotlib", "tensorboard", "pykeen")
@@ -70,3 +72,19 @@ def _processor() -> str:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def training_device(name: str) -> torch.device:
+    """The device of `train.device`; InputError if it is not there."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise InputError("train.device = cuda, but PyTorch finds no CUDA device here")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use so far: of tensors on a GPU, else the process's resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024

@@ -46,7 +46,7 @@ def nearest(name: str, names: Iterable[str], limit: int = 1) -> str:
 
 
 @contextlib.contextmanager
-def about(what: object) -> Iterator[None]:
+def error_context(what: object) -> Iterator[None]:
     """Puts what an InputError is about before its message: a file, a run, a form."""
     try:
         yield

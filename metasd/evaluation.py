@@ -1,4 +1,4 @@
-"""Filtered ranking metrics of a model on a split, for the source and for the pruned model."""
+"""Filtered ranking metrics of a model on a split: MRR, mean rank and Hits@k."""
 
 import os
 from collections.abc import Callable
@@ -9,21 +9,23 @@ import numpy.typing as npt
 import torch
 
 from metasd import kernels
+from metasd.compressed import CompressedModel
+from metasd.data.filter_index import KnownAnswers
+from metasd.data.graph import Graph
+from metasd.data.load import as_graph
+from metasd.errors import InputError
+from metasd.models.model import ModelView
 
-from .compressed import CompressedModel
-from .errors import InputError
-from .graph import Graph, as_graph
-from .known import KnownAnswers
-from .model import Model
+FREQUENCIES = ("frequent", "medium", "rare")
+"""Thirds of the relations by their number of train triples."""
 
 _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once
 
 
 def evaluate(
-    model: Model | CompressedModel,
+    model: ModelView | CompressedModel,
     graph: Graph | str | os.PathLike[str],
     split: str = "test",
-    pruned: bool = True,
     *,
     precision: str = "fp32",
     score_memory: int = kernels.DEFAULT_SCORE_MEMORY,
@@ -37,18 +39,20 @@ def evaluate(
     ValueError.
 
     Args:
-        model: a trained model, or a compressed one, which is ranked by its own engine.
+        model: `run.model.source` or `run.model.compact`, or a compressed model, which is ranked by
+            its own engine.
         graph: the graph, or its name or path.
-        pruned: the pruned model, or else its source; a compressed model is one of them.
-        precision: of the score products; fp32 unless told otherwise, since bf16 makes ties.
+        split: train, valid or test.
+        precision: of the score products; fp32 by default, since bf16 makes ties.
+        score_memory: bytes for blocks of scores.
         known: `graph.known()`, if the caller has it already.
         progress: called with the number of queries done since the last call.
 
     Returns:
         A dict: `mrr`, `mr`, `hits@1`, `hits@3`, `hits@10` (both sides together); the same under
         `pessimistic`; `tie_rate`, the share of queries whose target ties with another entity;
-        `queries`; `by_side` (`head`, `tail`); `by_frequency` (`head`, `middle`, `tail`: thirds of
-        the relations by training triples, most frequent first); `by_relation`, by relation label,
+        `queries`; `by_side` (`head`, `tail`); `by_frequency` (`frequent`,
+        `medium`, `rare`: thirds of the relations by training triples); `by_relation`, by relation label,
         each with its number of `train` triples.
     """
     graph = as_graph(graph)
@@ -57,7 +61,7 @@ def evaluate(
     if len(triples) == 0:
         raise InputError(f"{graph.name} has no {split} triples to evaluate on")
     greater, equal = _rank(
-        model, graph, triples, pruned, precision, score_memory, known or graph.known(), progress
+        model, graph, triples, precision, score_memory, known or graph.known(), progress
     )
     realistic, pessimistic = 1 + greater + equal / 2, 1 + greater + equal
 
@@ -67,7 +71,7 @@ def evaluate(
     relation = triples[:, 1]
     train_counts = graph.relation_counts
     order = np.argsort(-train_counts, kind="stable")
-    thirds = zip(("head", "middle", "tail"), np.array_split(order, 3), strict=True)
+    thirds = zip(FREQUENCIES, np.array_split(order, 3), strict=True)
     return {
         **summary(slice(None)),
         "pessimistic": metrics(pessimistic),
@@ -85,7 +89,7 @@ def evaluate(
     }
 
 
-def check_fits(model: Model | CompressedModel, graph: Graph) -> None:
+def check_fits(model: ModelView | CompressedModel, graph: Graph) -> None:
     """The model must have been trained on a graph with as many entities and relations."""
     have = (model.num_entities, model.num_relations)
     if have != (graph.num_entities, graph.num_relations):
@@ -108,10 +112,9 @@ def metrics(ranks: npt.NDArray[np.number[Any]]) -> dict[str, float]:
 
 
 def _rank(
-    model: Model | CompressedModel,
+    model: ModelView | CompressedModel,
     graph: Graph,
     triples: npt.NDArray[np.int64],
-    pruned: bool,
     precision: str,
     score_memory: int,
     known: KnownAnswers,
@@ -123,17 +126,17 @@ def _rank(
         given, relation_ids, targets = queries.T
         found = model.rank_targets(given, relation_ids, targets, known.rows, progress)
         return found[0].reshape(2, -1), found[1].reshape(2, -1)
-    candidates = model.candidates(model.tables(pruned)[0])
-    device, shards = model.device, model.shards
+    candidates = model.model.candidates(model.entities)
+    device, processes = model.model.device, model.model.processes
     counts = torch.zeros(2, len(queries), dtype=torch.int64)
     for start in range(0, len(queries), _CHUNK):
         part = queries[start : start + _CHUNK]
         if progress is not None:
             progress(len(part))
-        if start // _CHUNK % shards.replicas != shards.replica:
+        if start // _CHUNK % processes.replicas != processes.replica:
             continue
         heads, relation_ids, targets = (torch.from_numpy(c.copy()).to(device) for c in part.T)
-        query = model.queries(heads, relation_ids, pruned)
+        query = model.queries(heads, relation_ids)
         indptr, indices = known.rows(part[:, 0], part[:, 1])
         above, ties = kernels.rank_targets(
             query,
@@ -142,9 +145,9 @@ def _rank(
             (torch.from_numpy(indptr).to(device), torch.from_numpy(indices).to(device)),
             precision=precision,
             score_memory=score_memory,
-            group=shards.group,
-            first=shards.block(model.num_entities).start,
+            group=processes.group,
+            first=processes.block(model.num_entities).start,
         )
         counts[0, start : start + _CHUNK], counts[1, start : start + _CHUNK] = above, ties
-    greater, equal = shards.over_replicas(counts).numpy()
+    greater, equal = processes.all_reduce_sum_replicas(counts).numpy()
     return greater.reshape(2, -1), equal.reshape(2, -1)

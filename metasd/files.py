@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, about, nearest
+from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
 
@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
     Whatever happens, `path` holds either its old content or the whole new one.
     """
-    temporary = beside(path)
+    temporary = temporary_path(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # by the umask: a library may make a file of its own
@@ -77,7 +77,7 @@ def _flush_folder(path: Path) -> None:
         os.close(folder)
 
 
-def beside(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Where a file is written before it is renamed to `path`."""
     return path.with_name(f".{path.name}.tmp")
 
@@ -105,7 +105,7 @@ def read_description(
 ) -> dict[str, Any]:
     """The keys and values of a YAML file; of `keys`, graph and `needed` must be there."""
     content = read_yaml(path)
-    with about(path):
+    with error_context(path):
         if not isinstance(content, dict) or not content.get("graph") or not content.get(needed):
             raise InputError(f"{what} needs graph and {needed}")
         if unknown := [str(key) for key in content if key not in keys]:

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from metasd import Interrupted, Run, resume, train
 from metasd.config import preset
+from metasd.data.load import load_graph
 from metasd.environment import measured_on
 from metasd.errors import InputError
 from metasd.files import write_text
-from metasd.graph import load_graph
 
 MORE = 75  # EX_TEMPFAIL
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import gpu_cases
-from metasd.config import Config
-from metasd.graph import Graph, load_graph
+from metasd.config import Config, preset
+from metasd.data.graph import Graph
+from metasd.data.load import load_graph
 
 if not torch.cuda.is_available():  # what Triton defines when it is imported depends on this
     os.environ["TRITON_INTERPRET"] = "1"
@@ -40,6 +41,6 @@ def small_graph() -> Graph:
 @pytest.fixture
 def quick() -> Config:
     """Two epochs of a tiny model."""
-    return Config().override(
+    return preset("metasd").override(
         {"model.rank": 8, "train.epochs": 2, "train.batch_size": 400, "eval.every": 1}
     )

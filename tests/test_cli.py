@@ -95,7 +95,7 @@ def test_a_run_that_stopped_in_its_warm_up(metasd: Command, folder: Path) -> Non
 def test_a_dry_run_looks_at_the_source(metasd: Command, folder: Path) -> None:
     assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
     for rank, message in ((8, ""), (9, "is complex of rank 8"), (7, "is complex of rank 8")):
-        settings = [f"model.rank={rank}", "prune.warmup_epochs=0", "prune.source=x"]
+        settings = [f"model.rank={rank}", "compact.warmup_epochs=0", "compact.source=x"]
         every = [word for setting in settings for word in ("--set", setting)]
         code, _, err = metasd("train", folder, *every, "--dry-run")
         assert (code, message in err) == (2 if message else 0, True)
@@ -110,7 +110,7 @@ def test_a_run_by_the_published_method_takes_more_epochs(metasd: Command, folder
 
 def test_the_table_says_of_which_epoch_it_is(metasd: Command, folder: Path) -> None:
     said = "after epoch 1 of 3 (chosen by: valid pruned.mrr)"
-    still = ["train.epochs=3", "eval.every=1", "train.lr=1e-9", "train.meta_lr=1e-9"]
+    still = ["train.epochs=3", "eval.every=1", "train.lr=1e-9", "distill.meta_lr=1e-9"]
     every = [word for setting in still for word in ("--set", setting)]
     assert said in metasd("train", folder, *SMALL, *every, "--run", "x")[1]
     assert said.replace("3", "4") in metasd("resume", "x", "--set", "train.epochs=4")[1]
@@ -149,7 +149,9 @@ def test_a_second_interrupt_says_how_to_go_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"metasd.trainer.Trainer.{'run' if begun else '__init__'}", interrupted)
+    monkeypatch.setattr(
+        f"metasd.training.trainer.Trainer.{'run' if begun else '__init__'}", interrupted
+    )
     code, _, err = metasd("train", folder, *QUICK, "--run", "x")
     assert code == 130
     assert err == "metasd: interrupted" + "; continue with `metasd resume x`" * begun + "\n"

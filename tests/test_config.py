@@ -9,7 +9,7 @@ from metasd.errors import InputError
 
 
 def test_a_saved_configuration_loads_equal(tmp_path: Path) -> None:
-    config = Config().override(["train.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
+    config = Config().override(["distill.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
     config.save(tmp_path / "c.yaml")
     assert Config.load(tmp_path / "c.yaml") == config
 
@@ -23,15 +23,15 @@ def test_files_may_nest_or_dot_their_keys(tmp_path: Path) -> None:
 
 def test_strings_become_the_types_of_their_keys() -> None:
     config = Config().override(
-        ["train.lr=1e-2", "train.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
+        ["train.lr=1e-2", "distill.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
     )
     assert config.train.lr == 0.01
-    assert config.train.quiz_held_out is False
+    assert config.distill.quiz_held_out is False
     assert config.train.max_steps is None
 
 
 def test_the_published_presets() -> None:
-    fb, wn = preset("fb15k-237"), preset("wn18rr")
+    fb, wn = preset("fb15k-237-paper"), preset("wn18rr")
     assert (fb.model.rank, fb.train.batch_size, fb.regularizer.weight) == (2000, 5000, 0.05)
     assert (fb.relation_prediction.weight, fb.entity_weights) == (4.0, False)
     assert (wn.train.batch_size, wn.regularizer.weight, wn.entity_weights) == (1000, 0.1, True)
@@ -42,7 +42,9 @@ def test_the_published_presets() -> None:
 @pytest.mark.parametrize(("epochs", "warmup"), [(20, 15), (3, 2), (2, 1)])
 def test_a_source_has_a_share_of_the_epochs(epochs: int, warmup: int) -> None:
     assert preset().override({"train.epochs": epochs}).warmup_epochs == warmup
-    assert preset().override({"prune.warmup_epochs": 1, "train.epochs": epochs}).warmup_epochs == 1
+    assert (
+        preset().override({"compact.warmup_epochs": 1, "train.epochs": epochs}).warmup_epochs == 1
+    )
     assert preset().override(["train.objective=dense"]).warmup_epochs == 0
 
 
@@ -52,15 +54,18 @@ def test_a_student_needs_an_epoch_too() -> None:
     ):
         preset().override(["train.epochs=1"])
     for setting, message in (
-        ("prune.warmup_epochs=1.5", r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"),
-        ("prune.warmup_epochs=yes", r"prune\.warmup_epochs: must be a number; got True"),
-        ("prune.warmup_epochs=.nan", r"prune\.warmup_epochs: .*finite number; got nan"),
-        ("prune.source=x", r"takes the place of prune\.warmup_epochs: set that to 0; got 0\.75"),
-        ("prune.weights=shared prune.source=x", r"needs prune\.weights = own.*; got shared, prune"),
+        ("compact.warmup_epochs=1.5", r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"),
+        ("compact.warmup_epochs=yes", r"prune\.warmup_epochs: must be a number; got True"),
+        ("compact.warmup_epochs=.nan", r"prune\.warmup_epochs: .*finite number; got nan"),
+        ("compact.source=x", r"takes the place of prune\.warmup_epochs: set that to 0; got 0\.75"),
+        (
+            "compact.weights=shared compact.source=x",
+            r"needs prune\.weights = own.*; got shared, prune",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             preset().override(setting.split())
-    assert preset().override(["prune.warmup_epochs=3.0"]).prune.warmup_epochs == 3
+    assert preset().override(["compact.warmup_epochs=3.0"]).compact.warmup_epochs == 3
 
 
 def test_dense_is_chosen_by_its_only_model() -> None:
@@ -77,7 +82,7 @@ def test_dense_is_chosen_by_its_only_model() -> None:
         ("prune.fraction=1.5", "prune.fraction: .*less than 1; got 1.5"),
         ("train=3", "train is a section"),
         ("model.name=complx", 'did you mean "complex"'),
-        ("eval.metric=mrr", "eval.metric: .*got 'mrr'; did you mean \"pruned.mrr\""),
+        ("eval.metric=mrr", "eval.metric: .*got 'mrr'; did you mean \"compact.mrr\""),
         ("epochs", "written key=value"),
         ("train.lr=nan", "train.lr: .*; got nan"),
         ("regularizer.weight=.inf", "regularizer.weight: .*finite number; got inf"),

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from metasd.config import Config
+from metasd.data.graph import Graph
+from metasd.data.load import load_graph
 from metasd.errors import InputError
 from metasd.evaluation import evaluate, metrics
-from metasd.graph import Graph, load_graph
-from metasd.model import Model
 from metasd.models import Scoring
-from metasd.trainer import train
+from metasd.models.model import Model
+from metasd.training.trainer import train
 
 
 def random_model(graph: Graph, name: str = "complex", rank: int = 6, coarse: bool = False) -> Model:
@@ -162,4 +163,4 @@ def test_history_and_metrics_come_from_the_same_evaluator(
     run = train(small_graph, quick, tmp_path / "run")
     stored = json.loads((run.path / "metrics.json").read_text())
     again = evaluate(run.model, small_graph, "test", pruned=True)
-    assert stored["test"]["pruned"] == json.loads(json.dumps(again))
+    assert stored["test"]["compact"] == json.loads(json.dumps(again))

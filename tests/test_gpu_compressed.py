@@ -8,8 +8,8 @@ from test_compressed_table import CODECS, weights
 import metasd
 from metasd.compressed import Question, encode
 from metasd.compressed.device import DeviceTable
+from metasd.data.graph import Graph
 from metasd.errors import InputError
-from metasd.graph import Graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 

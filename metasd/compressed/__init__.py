@@ -5,9 +5,7 @@ model = CompressedModel.from_pretrained("models/mine")
 model.predict(head="Ada Berg", relation="parent_of", k=3)  # [(label, score), ...]
 """
 
-from .build import compress
-from .encoding import encode
 from .model import Answer, CompressedModel, Question
 from .table import CODECS, Table
 
-__all__ = ["CODECS", "Answer", "CompressedModel", "Question", "Table", "compress", "encode"]
+__all__ = ["CODECS", "Answer", "CompressedModel", "Question", "Table"]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from metasd import _C
 from metasd.errors import InputError, nearest
-from metasd.names import Names
+
+from .name_index import Names
 
 _RAW, _HUMAN = 1, 2
 

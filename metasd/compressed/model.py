@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from metasd import _C
+from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
+from metasd.models import Scoring
 
 from .known import KnownTriples
 from .labels import Labels
-from .scoring import Scoring, scoring_named
-from .table import Floats, Integers, Table, default_threads
+from .table import Floats, Integers, Table, default_threads, dense_table
 
 _BATCH = 256  # questions answered at a time
 _SCORED = 64  # questions whose scores of all entities are held
@@ -69,10 +70,10 @@ class CompressedModel:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        rank, how = self.rank, self._how
+        rank, how = self.rank, self._scoring
         wanted = {
-            "entities": (how.roles * self.num_entities, how.parts * rank),
-            "relations": (2 * self.num_relations, how.relation_width(rank)),
+            "entities": (how.entity_roles * self.num_entities, how.entity_width),
+            "relations": (2 * self.num_relations, how.relation_width),
         }
         for name, shape in wanted.items():
             table: Table = getattr(self, name)
@@ -89,6 +90,34 @@ class CompressedModel:
             f"CompressedModel({self.scoring}, rank {self.rank}, {self.num_entities} entities, "
             f"{self.num_relations} relations, {self.entities.codec} {self.entities.values}, "
             f"{self.nbytes / 1e6:.1f} MB)"
+        )
+
+    @staticmethod
+    def of_tables(
+        scoring: str,
+        rank: int,
+        entities: Floats,
+        relations: Floats,
+        vocabulary: Vocabulary,
+        triples: Integers | None = None,
+    ) -> CompressedModel:
+        """Tables as they are, fp32, asked like compressed ones.
+
+        Args:
+            entities: fp32 (roles * N, width). relations: (2R, width), inverses second.
+            triples: int64 (n, 3) that answers leave out, or None.
+        """
+        known = None
+        if triples is not None:
+            known = KnownTriples.of(triples, vocabulary.num_entities, vocabulary.num_relations)
+        return CompressedModel(
+            scoring,
+            rank,
+            dense_table(entities),
+            dense_table(relations),
+            Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
+            Labels.of(vocabulary.relations, {}, "relation"),
+            known,
         )
 
     @staticmethod
@@ -121,8 +150,8 @@ class CompressedModel:
         return replace(self, entities=DeviceTable.of(self.entities, device))
 
     @cached_property
-    def _how(self) -> Scoring:
-        return scoring_named(self.scoring)
+    def _scoring(self) -> Scoring:
+        return Scoring.named(self.scoring)(self.rank)
 
     @property
     def num_entities(self) -> int:
@@ -149,7 +178,7 @@ class CompressedModel:
 
     def queries(self, entities: npt.ArrayLike, relations: npt.ArrayLike) -> Floats:
         """fp32 (B, width), whose product with the rows of tails are scores; relations below 2R."""
-        return self._how.query(self.entities.decode(entities), self.relations.decode(relations))
+        return self._scoring.query(self.entities.decode(entities), self.relations.decode(relations))
 
     def predict(
         self,

@@ -300,6 +300,13 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
     return wanted
 
 
+def dense_table(weights: Floats) -> Table:
+    """A table of all its fp32 weights, as they are."""
+    rows, width = weights.shape
+    arrays = {"values": np.ascontiguousarray(weights), "columns": np.arange(width, dtype=np.uint32)}
+    return Table("column", "fp32", "all", rows, width, arrays)
+
+
 def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
     """A table from what `Table.description` and `Table.arrays` gave, checked for the engine.
 

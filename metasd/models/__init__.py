@@ -1,4 +1,7 @@
-"""Scoring functions, one short file each. `Scoring.named` finds every subclass by its name."""
+"""Scoring functions, one short file each, their regularizers, and the model: two views of tables.
+
+Scoring functions need numpy alone; `model` and `regularizers` need torch.
+"""
 
 from .base import Scoring
 from .complex import ComplEx

@@ -1,15 +1,13 @@
 """DistMult (Yang et al., ICLR 2015): sum of h r t. Symmetric in head and tail."""
 
-from torch import Tensor
-
-from .base import Scoring
+from .base import Rows, Scoring
 
 
 class DistMult(Scoring):
     name = "distmult"
 
-    def query(self, head: Tensor, relation: Tensor) -> Tensor:
+    def query(self, head: Rows, relation: Rows) -> Rows:
         return head * relation
 
-    def relation_query(self, head: Tensor, tail: Tensor) -> Tensor:
+    def relation_query(self, head: Rows, tail: Rows) -> Rows:
         return head * tail

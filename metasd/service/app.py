@@ -20,10 +20,10 @@ from metasd.compressed import CompressedModel
 from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
-from .answers import Answers
+from .batching import Busy, Together
 from .metrics import Measured, Metrics
-from .questions import BODY_SCHEMA, BadBody
-from .together import Busy, Together
+from .predict import Answers
+from .schema import BODY_SCHEMA, BadBody
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "

@@ -1,0 +1,172 @@
+"""The labels behind the ids of a graph, and the files that keep them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from metasd.errors import InputError, nearest
+from metasd.files import write_lines
+
+from .mapped_labels import MappedHuman, MappedIds, MappedLabels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Vocabulary:
+    """The labels behind the ids: what turns a user's words into ids and ids back into words.
+
+    Attributes:
+        entities: raw labels as in the data; the index is the id.
+        relations: likewise, without inverse relations.
+        entity_labels: raw label -> human label, for the entities that have one.
+
+    Entities are a list and their labels a dict; or both stay in a file (``metasd.mapped``), and
+    what is made of them here does as well.
+    """
+
+    entities: Sequence[str]
+    relations: list[str]
+    entity_labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_entities(self) -> int:
+        return len(self.entities)
+
+    @property
+    def num_relations(self) -> int:
+        """How many relations the data have; inverse relations are not counted."""
+        return len(self.relations)
+
+    @cached_property
+    def entity_to_id(self) -> Mapping[str, int]:
+        if isinstance(self.entities, MappedLabels):
+            return MappedIds(self.entities)
+        return {label: i for i, label in enumerate(self.entities)}
+
+    @cached_property
+    def relation_to_id(self) -> dict[str, int]:
+        return {label: i for i, label in enumerate(self.relations)}
+
+    @cached_property
+    def _by_human_label(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for raw, human in self.entity_labels.items():
+            if raw in self.entity_to_id:
+                found.setdefault(human, []).append(self.entity_to_id[raw])
+        return found
+
+    def _called(self, human: str) -> list[int]:
+        """The entities with this human label."""
+        if isinstance(self.entity_labels, MappedHuman):
+            return self.entity_labels.by_id.places(human)
+        return self._by_human_label.get(human, [])
+
+    def _names_near(self, text: str) -> Iterable[str]:
+        """Raw and human labels that may look like this: all, if they are in memory."""
+        human = self.entity_labels
+        for names in (
+            self.entities,
+            human.by_id if isinstance(human, MappedHuman) else human.values(),
+        ):
+            yield from names.near(text) if isinstance(names, MappedLabels) else names
+
+    def human_labels(self) -> Iterator[str]:
+        """By id, the human label of each entity, or an empty string."""
+        human = self.entity_labels
+        if isinstance(human, MappedHuman):
+            return iter(human.by_id)
+        return (human.get(raw, "") for raw in self.entities)
+
+    def entity_id(self, text: str) -> int:
+        """The id of an entity given by its raw label or by a human label that only it has.
+
+        Raises:
+            InputError: nothing is called that (the nearest names are offered), or several are.
+        """
+        if text in self.entity_to_id:
+            return self.entity_to_id[text]
+        found = self._called(text)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            shown = ", ".join(self.entities[i] for i in found[:5]) + ", ..." * (len(found) > 5)
+            raise InputError(f'"{text}" names {len(found)} entities ({shown}); give the id of one')
+        raise InputError(f'no entity "{text}"{nearest(text, self._names_near(text), limit=3)}')
+
+    def relation_id(self, text: str) -> int:
+        """The id of a relation given by its label; InputError with the nearest names otherwise."""
+        if text in self.relation_to_id:
+            return self.relation_to_id[text]
+        raise InputError(f'no relation "{text}"{nearest(text, self.relations, limit=3)}')
+
+    def entity_name(self, entity: int) -> str:
+        """The human label of an entity where there is one, else the raw label."""
+        raw = self.entities[entity]
+        return self.entity_labels.get(raw, raw)
+
+    def save_vocabulary(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``entities.tsv`` and ``relations.tsv``, each whole or not at all.
+
+        Lines are ``id<TAB>label``; where the graph has human labels, entities get a third column,
+        empty for those without one.
+
+        Raises:
+            InputError: a label holds a tab, a line break or NUL.
+        """
+        _check_labels(self.relations, "relation")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lines(folder / "entities.tsv", self._entity_lines())
+        relations = (f"{i}\t{raw}" for i, raw in enumerate(self.relations))
+        write_lines(folder / "relations.tsv", relations)
+
+    def _entity_lines(self) -> Iterator[str]:
+        human = self.human_labels() if self.entity_labels else None
+        for i, raw in enumerate(self.entities):
+            _check_labels([raw], "entity")
+            line = f"{i}\t{raw}"
+            if human is not None:
+                label = next(human)
+                _check_labels([label], "human label")
+                line += f"\t{label}"
+            yield line
+
+
+def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
+    """Read what ``save_vocabulary`` wrote.
+
+    Raises:
+        InputError: a file is missing, or a line is not ``id<TAB>label`` with ids 0, 1, 2, ...
+    """
+    entities, human = _read_ids(Path(folder) / "entities.tsv")
+    relations, _ = _read_ids(Path(folder) / "relations.tsv")
+    return Vocabulary(entities=entities, relations=relations, entity_labels=human)
+
+
+def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Labels by id, and raw label -> human label from the third column where it is filled."""
+    try:
+        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    labels: list[str] = []
+    human: dict[str, str] = {}
+    for i, line in enumerate(lines):
+        number, *rest = line.split("\t")
+        if number != str(i) or len(rest) not in (1, 2) or not rest[0]:
+            raise InputError(f"{path}: line {i + 1}: wanted {i}<TAB>label")
+        labels.append(rest[0])
+        if len(rest) == 2 and rest[1]:
+            human[rest[0]] = rest[1]
+    return labels, human
+
+
+def _check_labels(labels: Sequence[str], what: str) -> None:
+    for label in labels:
+        if any(mark in label for mark in "\t\n\r\0"):
+            raise InputError(f"{what} {label!r} holds a tab, a line break or NUL")

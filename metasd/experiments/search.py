@@ -1,0 +1,192 @@
+"""A search for settings: Optuna proposes them, valid metrics judge.
+
+A search is a YAML file:
+
+    graph: WN18RR
+    settings: {model.rank: 64, train.epochs: 10}     # of every trial
+    search:
+      train.lr: {low: 0.02, high: 0.5, log: true}    # a number between; whole if both ends are
+      distill.temperature: [1, 3, 10]                # a choice
+
+Trials are compared by `eval.metric` on valid; test is never looked at. One whose settings cannot
+be had together, or whose losses diverge, counts as a trial without a value.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metasd.config import Config, dotted
+from metasd.data.graph import Graph
+from metasd.data.load import load_graph
+from metasd.errors import Diverged, InputError, error_context
+from metasd.files import lock, read_description, write_text
+
+from .study import finished
+
+if TYPE_CHECKING:
+    import optuna
+
+_KEYS = ("graph", "settings", "search")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search's file says, checked."""
+
+    graph: str
+    settings: dict[str, Any]
+    space: dict[str, list[Any] | dict[str, Any]]
+
+    @staticmethod
+    def load(path: str | Path) -> "Search":
+        """Reads a search; InputError says what in it is wrong."""
+        content = read_description(path, "a search", "search", _KEYS)
+        with error_context(path):
+            return Search._of(content)
+
+    @staticmethod
+    def _of(content: dict[str, Any]) -> "Search":
+        settings, space = content.get("settings") or {}, content["search"]
+        if not isinstance(settings, dict) or not isinstance(space, dict):
+            raise InputError("settings and search must be keys and values")
+        settings = dotted(settings)
+        for key, values in space.items():
+            _check(str(key), values)
+            for value in values if isinstance(values, list) else (values["low"], values["high"]):
+                Config().override({**settings, key: value})
+        return Search(str(content["graph"]), settings, space)
+
+
+def _check(key: str, values: Any) -> None:
+    if key == "eval.metric":
+        raise InputError("search: eval.metric compares the trials; it belongs among the settings")
+    if isinstance(values, list) and values:
+        return
+    ends = isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log"}
+    if not ends or not all(type(values[end]) in (int, float) for end in ("low", "high")):
+        raise InputError(
+            f"search: {key} must be a list, or low, high and perhaps log; got {values!r}"
+        )
+    if not values["low"] < values["high"] or (values.get("log") and values["low"] <= 0):
+        raise InputError(f"search: {key}: low must be below high, and above 0 with log")
+
+
+def run_search(
+    search: Search, out: str | Path, trials: int, data_dir: str | Path | None = None
+) -> dict[str, Any]:
+    """Trains until there are so many trials in all; called again it goes on.
+
+    Args:
+        out: the folder: a run folder for each trial, and `trials.jsonl`, Optuna's journal.
+
+    Returns:
+        The best trial: its `number`, `value` and `settings`.
+
+    Raises:
+        InputError: Optuna is not installed, `out` is damaged or of another search, or no trial
+            came to a value.
+        Interrupted: as `train`.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise InputError('a search needs Optuna: pip install "metasd[search]"') from None
+    graph = load_graph(search.graph, data_dir)
+    if not len(graph.valid):
+        raise InputError(f"{graph.name} has no valid triples to compare trials by")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with lock(out):
+        return _run_search(search, out, trials, graph)
+
+
+def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[str, Any]:
+    import optuna
+
+    study = _study(out / "trials.jsonl")
+    told = {"graph": graph.digest, "settings": search.settings, "search": search.space}
+    if study.user_attrs.setdefault("search", told) != told:
+        raise InputError(f"{out} is of another search")
+    study.set_user_attr("search", told)
+    for stale in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a killed process
+        study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(stale.params)
+    while len(done := _done(study)) < trials:
+        study.sampler = optuna.samplers.TPESampler(seed=len(done))
+        trial = study.ask()
+        chosen = {key: _suggest(trial, key, values) for key, values in search.space.items()}
+        try:
+            config = Config().override({**search.settings, **chosen})
+        except InputError as error:
+            value, found = None, str(error)
+        else:
+            value, found = _judged(graph, config, out / _folder(chosen))
+        if value is None:
+            trial.set_user_attr("refused", found)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            study.tell(trial, value)
+            found += f", best {study.best_value:.4f}"
+        tried = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        print(f"[{len(done) + 1}/{trials}] {tried}: {found}", file=sys.stderr, flush=True)
+    if all(trial.value is None for trial in done):
+        why = done[-1].user_attrs["refused"]
+        raise InputError(f"none of {len(done)} trials came to a value; the last: {why}")
+    best = study.best_trial
+    return {"number": best.number, "value": best.value, "settings": best.params}
+
+
+def _study(journal: Path) -> "optuna.Study":
+    """The trials so far; what a kill left of a line is dropped: Optuna would append to it."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    try:
+        content = journal.read_text(encoding="utf-8") if journal.exists() else ""
+        if content and not content.endswith("\n"):
+            write_text(journal, content[: content.rfind("\n") + 1])
+        return optuna.create_study(
+            study_name="metasd",
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise InputError(f"{journal}: damaged, or not of a search") from None
+
+
+def _judged(graph: Graph, config: Config, folder: Path) -> tuple[float | None, str]:
+    """The valid metric of the run with those settings, and what is to be said of it."""
+    try:
+        run = finished(graph, config, folder)
+    except Diverged as error:
+        return None, str(error)
+    model, _, metric = config.eval.metric.partition(".")
+    value = run.metrics["valid"][model][metric]
+    return value, f"valid {config.eval.metric} {value:.4f}"
+
+
+def _done(study: "optuna.Study") -> list[Any]:
+    """Trials with a value, or with the reason why they have none."""
+    return [t for t in study.trials if t.value is not None or "refused" in t.user_attrs]
+
+
+def _suggest(trial: "optuna.Trial", key: str, values: list[Any] | Mapping[str, Any]) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(key, values)
+    low, high, log = values["low"], values["high"], bool(values.get("log"))
+    if type(low) is int and type(high) is int:
+        return trial.suggest_int(key, low, high, log=log)
+    return trial.suggest_float(key, low, high, log=log)
+
+
+def _folder(chosen: Mapping[str, Any]) -> str:
+    """The same for the same settings, so that a killed trial goes on from its checkpoint."""
+    return "trial-" + sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Trained models, or tables from other packages, turned into compressed models."""

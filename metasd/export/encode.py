@@ -1,0 +1,187 @@
+"""How tables are compressed: weights rounded, packed, and what of them is kept listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from metasd import _C
+from metasd.compressed.table import (
+    CHUNK,
+    CODES,
+    OFFSETS,
+    Array,
+    Floats,
+    Table,
+    address,
+    code_bytes,
+    default_threads,
+    shapes,
+)
+from metasd.errors import InputError
+
+_ZEROS = 0.01
+"""Share of zeros in tables of int3 and int2, which have none: they become half a step."""
+
+
+def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Table:
+    """Compresses a table.
+
+    Args:
+        weights: fp32 (rows, width), at least one of each.
+        codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
+            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with a scale a row.
+        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int3, int2, ternary too.
+        grid: what the weights are rounded to (see `kernels.quantize_rows`), if not to all that
+            `values` can hold: ternary values, say, within sparse int8.
+
+    Raises:
+        InputError: a codec or values that do not exist, or weights that they cannot hold.
+    """
+    if weights.ndim != 2 or weights.dtype != np.float32 or 0 in weights.shape:
+        raise ValueError(
+            f"weights must be float32 (rows, width); got {weights.dtype} {weights.shape}"
+        )
+    if codec in CODES:
+        values = values or codec
+    rows, width = weights.shape
+    description = {
+        "codec": codec,
+        "values": values or "fp16",
+        "columns": "delta8" if codec == "sparse" else "all",
+        "rows": rows,
+        "width": width,
+    }
+    shapes(description)  # refuses what does not exist
+    if not np.isfinite(weights).all():
+        raise InputError("the weights hold NaN or infinite numbers")
+    table = Table(**description, arrays={})
+    if codec == "sparse":
+        return _encode_sparse(table, weights, grid)
+    arrays: dict[str, Array] = {}
+    if codec == "column":
+        columns = np.flatnonzero(weights.any(axis=0))
+        arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
+        weights = np.ascontiguousarray(weights[:, arrays["columns"]])
+    if values in ("int3", "int2"):
+        zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
+        if zeros > _ZEROS:
+            raise InputError(
+                f"{values} has no zero, which {zeros:.0%} of the weights are; take int4"
+            )
+    parts = [_round(part, table.values, grid) for part in _split(weights)]
+    if table.values in CODES:
+        arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
+        packed = [_pack(codes, table.values) for codes, _ in parts]
+        arrays["values"] = np.concatenate(packed)
+    else:
+        arrays["values"] = np.concatenate([numbers for numbers, _ in parts])
+    return replace(table, arrays=arrays)
+
+
+def _split(weights: Array) -> Iterator[Floats]:
+    for start in range(0, len(weights), CHUNK):
+        yield weights[start : start + CHUNK]
+
+
+def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | None]:
+    """Numbers as they are stored, or whole numbers and the scale of every row."""
+    if values == "fp32":
+        return weights, None
+    if values == "fp16":
+        if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
+            raise InputError("the weights are too large for fp16; take bf16 or fp32")
+        return weights.astype(np.float16), None
+    if values == "bf16":
+        bits = np.ascontiguousarray(weights).view(np.uint32)
+        half = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+        half[(half & 0x7FFF) == 0] = 0  # a zero without sign is not kept
+        if ((half & 0x7F80) == 0x7F80).any():
+            raise InputError("the weights are too large for bf16; take fp32")
+        return half, None
+    weights = np.ascontiguousarray(weights)
+    rounded, scale = np.empty_like(weights), np.empty(len(weights), np.float32)
+    _C.quantize_rows(
+        address(weights),
+        0,
+        address(rounded),
+        address(scale),
+        weights.shape[0],
+        weights.shape[1],
+        grid or values,
+        default_threads(),
+    )
+    whole = np.rint(rounded / np.where(scale > 0, scale, 1)[:, None])
+    if values in ("int3", "int2"):  # odd numbers of half a step
+        whole, scale = (whole - 1) / 2, 2 * scale
+    return whole.astype(np.int8), scale
+
+
+def _pack(codes: Array, values: str) -> Array:
+    """Whole numbers (rows, width) to bytes: see CodedTable in csrc/engine.h."""
+    bits, planes = CODES[values], 8 if values == "int3" else 8 // CODES[values]
+    width = -(-codes.shape[1] // planes)
+    whole = np.zeros((len(codes), planes * width), np.uint8)
+    whole[:, : codes.shape[1]] = (codes.astype(np.int16) + OFFSETS[values]).astype(np.uint8)
+    packed = np.zeros((len(codes), code_bytes(codes.shape[1], values)), np.uint8)
+    for plane in range(planes):
+        part = whole[:, plane * width : (plane + 1) * width]
+        if values != "int3":
+            packed |= part << (bits * plane)
+            continue
+        half = plane % 2 * width
+        packed[:, half : half + width] |= (part & 3) << (plane // 2 * 2)
+        packed[:, 2 * width :] |= (part >> 2) << plane
+    return packed
+
+
+def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
+    parts, kept, scales, counts = [], [], [], []
+    for part in _split(weights):
+        rounded, scale = _round(part, table.values, grid)
+        row, column = np.nonzero(rounded)
+        counts.append(np.bincount(row, minlength=len(part)))
+        kept.append(rounded[row, column])
+        parts.append(column.astype(np.int32))
+        if scale is not None:
+            scales.append(scale)
+    count, column, values = np.concatenate(counts), np.concatenate(parts), np.concatenate(kept)
+    start = np.concatenate([[0], np.cumsum(count)])
+    gap = np.diff(column, prepend=np.int32(-1))
+    first = start[:-1][count > 0]
+    gap[first] = column[first] + 1
+    gap -= 1
+    bridges = gap // 256  # zeros that a gap wider than a byte is crossed by
+    size = values.itemsize
+    sizes = {
+        "delta8": (len(values) + int(bridges.sum())) * (1 + size),
+        "index16": len(values) * (2 + size) if table.width <= 2**16 else 2**62,
+        "bits": table.rows * -(-table.width // 8) + len(values) * size,
+    }
+    code = min(sizes, key=lambda name: sizes[name])
+    arrays: dict[str, Array] = {}
+    if code == "delta8":
+        place = np.arange(len(values)) + np.cumsum(bridges)
+        total = len(values) + int(bridges.sum())
+        arrays["columns"] = np.full(total, 255, np.uint8)
+        arrays["columns"][place] = gap % 256
+        arrays["values"] = np.zeros(total, values.dtype)
+        arrays["values"][place] = values
+        crossed = np.concatenate([[0], np.cumsum(bridges)])
+        start = start + crossed[start]
+    else:
+        arrays["values"] = values
+        if code == "index16":
+            arrays["columns"] = column.astype(np.uint16)
+        else:
+            bits = np.zeros((table.rows, table.width), bool)
+            bits[np.repeat(np.arange(table.rows), count), column] = True
+            arrays["columns"] = np.packbits(bits, axis=1, bitorder="little")
+    if start[-1] >= 2**32:
+        raise InputError(f"a sparse table may keep 2^32 weights; got {start[-1]}")
+    arrays["indptr"] = start.astype(np.uint32)
+    if scales:
+        arrays["scale"] = np.concatenate(scales)
+    return replace(table, columns=code, arrays=arrays)

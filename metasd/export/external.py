@@ -1,0 +1,307 @@
+"""Tables trained elsewhere: PyKEEN, kbc, or plain numpy; nothing in them is ever executed."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tokenize import TokenError
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metasd.compressed.model import CompressedModel
+from metasd.compressed.table import Floats
+from metasd.data.vocabulary import Vocabulary
+from metasd.errors import InputError, nearest
+from metasd.models import Scoring
+
+from .compress import compress, compress_tables
+
+if TYPE_CHECKING:
+    from metasd.data.graph import Graph
+    from metasd.training.run import Run
+
+SOURCES = ("pykeen", "kbc", "npy")
+
+_PYKEEN = (
+    "entity_representations.0._embeddings.weight",
+    "relation_representations.0._embeddings.weight",
+)
+
+
+def import_tables(
+    source: str,
+    path: Path,
+    scoring: str,
+    codec: str = "auto",
+    values: str = "auto",
+    graph: Graph | None = None,
+    epochs: int = 0,
+    settings: Sequence[str] = (),
+    *,
+    known: bool = True,
+) -> CompressedModel:
+    """Compresses tables that another program trained.
+
+    Args:
+        source: `pykeen`: a state_dict saved by torch.save; `kbc`: likewise, of ComplEx or CP;
+            `npy`: a folder with entities.npy and relations.npy, fp32 (rows, width).
+        path: the file or folder. Labels are read from beside it: `entity_to_id.tsv.gz` and
+            `relation_to_id.tsv.gz` (PyKEEN), `ent_id` and `rel_id` (kbc), or entities.tsv and
+            relations.tsv; where there are none, ids are those of the graph's sorted labels. Where
+            there are both, rows are put in the graph's order.
+        scoring: the scoring function. Real and imaginary parts are put side by side, and inverse
+            relations are made where there are none: the conjugate of a ComplEx relation, the
+            relation itself of DistMult, the transpose of RESCAL.
+        graph: its triples are kept for answers to leave out, and it is what is trained on.
+        epochs: of MetaSD, started from the tables, before the pruned model is compressed.
+        settings: of that training, `key=value`.
+        known: False keeps no triples.
+
+    Raises:
+        InputError: a file that is not as described, or tables that do not fit graph or scoring.
+    """
+    if source not in SOURCES:
+        raise InputError(
+            f"--from must be one of {', '.join(SOURCES)}; got {source!r}{nearest(source, SOURCES)}"
+        )
+    parts = Scoring.named(scoring).parts
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    read = {"pykeen": _read_pykeen, "kbc": _read_kbc, "npy": _read_npy}[source]
+    entities, relations = read(path, scoring)
+    for name, table in (("entities", entities), ("relations", relations)):
+        if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
+            raise InputError(f"{path}: {name} must be finite numbers (rows, width)")
+    labels = _vocabulary(path if path.is_dir() else path.parent)
+    vocabulary = labels or graph
+    if vocabulary is None and source == "pykeen":
+        raise InputError(
+            f"{path}: whether half of the relations are inverses is known by their labels: put "
+            "entity_to_id.tsv.gz and relation_to_id.tsv.gz beside it, or give --graph"
+        )
+    count = vocabulary.num_relations if vocabulary is not None else len(relations) // 2
+    if len(relations) == count:
+        relations = np.concatenate([relations, _inverse(relations, scoring)])
+    elif source == "pykeen":  # PyKEEN numbers a relation 2 i and its inverse 2 i + 1
+        relations = np.concatenate([relations[0::2], relations[1::2]])
+    if len(relations) != 2 * count:
+        raise InputError(f"{path}: {len(relations)} relations; wanted {count} or {2 * count}")
+    rank = entities.shape[1] // parts
+    if labels is not None and graph is not None:
+        entities = _reordered(entities, labels.entities, graph.entities, "entity")
+        relations = _reordered(relations, labels.relations, graph.relations, "relation")
+        vocabulary = graph
+    about: dict[str, Any] = {"imported": {"from": source, "name": path.name}}
+    if epochs:
+        if graph is None:
+            raise InputError("--epochs trains on a graph: give --graph")
+        with tempfile.TemporaryDirectory() as folder:
+            run = _tune(scoring, rank, entities, relations, graph, epochs, settings, Path(folder))
+            return compress(run, codec, values, graph=graph, known=known)
+    return compress_tables(
+        scoring,
+        rank,
+        entities,
+        relations,
+        codec,
+        values,
+        vocabulary=vocabulary,
+        graph=graph if known else None,
+        about=about,
+    )
+
+
+def _reordered(table: Floats, labels: Sequence[str], wanted: Sequence[str], what: str) -> Floats:
+    """Rows in the order of the graph's labels; both halves, if there are inverses or two roles."""
+    place = {label: i for i, label in enumerate(labels)}
+    for label in wanted:
+        if label not in place:
+            raise InputError(f"the tables have no {what} {label!r}, which the graph has")
+    if len(labels) != len(wanted) or len(table) % len(labels):
+        raise InputError(
+            f"{len(table)} rows and {len(labels)} {what} labels beside them; the graph has "
+            f"{len(wanted)}"
+        )
+    order = [place[label] for label in wanted]
+    halves = table.reshape(-1, len(labels), table.shape[1])[:, order]
+    return np.ascontiguousarray(halves).reshape(table.shape)
+
+
+def _read_npy(path: Path, scoring: str) -> tuple[Floats, Floats]:
+    tables = []
+    for name in ("entities", "relations"):
+        file = path / f"{name}.npy"
+        try:
+            table = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+            raise InputError(f"{file}: not a plain numpy array ({error})") from None
+        if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
+            raise InputError(f"{file}: must hold floating-point numbers")
+        if table.ndim < 2 or table.size == 0:
+            raise InputError(f"{file}: must be (rows, width); got {table.shape}")
+        tables.append(np.ascontiguousarray(table.reshape(len(table), -1), np.float32))
+    return tables[0], tables[1]
+
+
+def _read_pykeen(path: Path, scoring: str) -> tuple[Floats, Floats]:
+    state = _state(path)
+    entities, relations = (_tensor(path, state, name) for name in _PYKEEN)
+    if scoring == "cp":
+        raise InputError("PyKEEN's CP has other tables; complex, distmult and rescal can be read")
+    if scoring == "complex":  # pairs of a real and an imaginary part
+        return _side_by_side(path, entities), _side_by_side(path, relations)
+    return entities, relations
+
+
+def _read_kbc(path: Path, scoring: str) -> tuple[Floats, Floats]:
+    state = _state(path)
+    if scoring == "complex":
+        return _tensor(path, state, "embeddings.0.weight"), _tensor(
+            path, state, "embeddings.1.weight"
+        )
+    if scoring == "cp":
+        left, right, relations = (
+            _tensor(path, state, f"{name}.weight") for name in ("lhs", "rhs", "rel")
+        )
+        return np.concatenate([left, right]), relations
+    raise InputError(f"kbc has ComplEx and CP; got --scoring {scoring}")
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint, read without executing what may be pickled beside them."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for what is no checkpoint
+        first = str(error).partition("\n")[0]
+        raise InputError(
+            f"{path}: not a state_dict that can be read without executing it ({first})"
+        ) from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: holds no state_dict")
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    found: dict[str, Any] = state
+    return found
+
+
+def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:
+    import torch
+
+    tensor = state.get(name)
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
+        raise InputError(f"{path}: has no table {name}; it has {', '.join(map(str, state))}")
+    try:
+        tensor = tensor.detach()
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor)
+        table: Floats = tensor.flatten(1).float().contiguous().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        first = str(error).partition("\n")[0]
+        raise InputError(f"{path}: {name} is no plain table ({first})") from None
+    return table
+
+
+def _side_by_side(path: Path, table: Floats) -> Floats:
+    if table.shape[1] % 2:
+        raise InputError(f"{path}: complex tables are of even width; got {table.shape}")
+    return np.ascontiguousarray(np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1))
+
+
+def _inverse(relations: Floats, scoring: str) -> Floats:
+    """Relations r' with score(t, r', h) = score(h, r, t)."""
+    if scoring == "complex":
+        real, imaginary = np.split(relations, 2, axis=1)
+        return np.concatenate([real, -imaginary], axis=1)
+    if scoring == "rescal":
+        rank = round(relations.shape[1] ** 0.5)
+        square = relations.reshape(-1, rank, rank)
+        return np.ascontiguousarray(square.transpose(0, 2, 1)).reshape(relations.shape)
+    if scoring == "cp":
+        raise InputError("CP needs inverse relations: its heads and tails differ")
+    return relations
+
+
+def _vocabulary(folder: Path) -> Vocabulary | None:
+    """The labels that lie beside the tables, in any of the programs' ways; None without."""
+    from metasd.data.vocabulary import load_vocabulary
+
+    if (folder / "entities.tsv").is_file():
+        return load_vocabulary(folder)
+    for names in (
+        ("entity_to_id.tsv.gz", "relation_to_id.tsv.gz"),
+        ("training_triples/entity_to_id.tsv.gz", "training_triples/relation_to_id.tsv.gz"),
+        ("ent_id", "rel_id"),
+    ):
+        files = [folder / name for name in names]
+        if all(file.is_file() for file in files):
+            entities, relations = (_labels_of(file) for file in files)
+            return Vocabulary(entities=entities, relations=relations)
+    return None
+
+
+def _labels_of(path: Path) -> list[str]:
+    """Labels by id from lines `label<TAB>id` or `id<TAB>label`, a header allowed."""
+    try:
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise InputError(f"{path}: not text ({error})") from None
+    found: dict[int, str] = {}
+    id_first = path.suffix == ".gz"  # PyKEEN's, with a header; kbc's are the other way round
+    rows: Iterable[list[str]] = (line.split("\t") for line in text.removesuffix("\n").split("\n"))
+    if id_first:  # written by pandas, which quotes
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    for number, fields in enumerate(rows, 1):
+        if len(fields) != 2:
+            raise InputError(f"{path}: line {number}: wanted a label and its id")
+        place, label = fields if id_first else fields[::-1]
+        if number == 1 and id_first and not place.isdigit():
+            continue
+        number_like = place.isascii() and place.isdigit() and len(place) < 19
+        if not number_like or int(place) in found:
+            raise InputError(f"{path}: line {number}: {place[:40]!r} is no id, or is there twice")
+        found[int(place)] = label
+    if sorted(found) != list(range(len(found))):
+        raise InputError(f"{path}: the ids must be 0 ... {len(found) - 1}")
+    return [found[place] for place in range(len(found))]
+
+
+def _tune(
+    scoring: str,
+    rank: int,
+    entities: Floats,
+    relations: Floats,
+    graph: Graph,
+    epochs: int,
+    settings: Sequence[str],
+    folder: Path,
+) -> Run:
+    """MetaSD on a graph, started from tables whose rows are in the order of its labels."""
+    import torch
+
+    from metasd.config import preset
+    from metasd.training.run import RunFolder
+    from metasd.training.trainer import Trainer
+
+    config = preset("metasd").override(
+        {"model.name": scoring, "model.rank": rank, "train.epochs": epochs}
+    )
+    config = config.override(settings)
+    run_folder = RunFolder(folder / "run")
+    trainer = Trainer(graph, config, run_folder)
+    for mine, table in ((trainer.model.entities, entities), (trainer.model.relations, relations)):
+        if tuple(mine.shape) != table.shape:
+            raise InputError(f"a table is {table.shape}; {graph.name} needs {tuple(mine.shape)}")
+        mine.copy_(torch.from_numpy(table))
+    trainer.model.changed()
+    run_folder.create(graph, config)
+    return trainer.run()

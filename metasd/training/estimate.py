@@ -1,0 +1,85 @@
+"""Estimates of what a training run needs, before it starts (`metasd train --dry-run`)."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from metasd import kernels
+from metasd.config import Config
+from metasd.data.graph import Graph
+from metasd.models.base import Scoring
+
+
+def estimate(graph: Graph, config: Config) -> dict[str, Any]:
+    """Sizes of a run: parameters, bytes by purpose, blocks and steps. Bytes are predictions.
+
+    `peak` is what the process is expected to hold at most: what it holds already, plus the tables
+    with their two optimiser states, separate weights of the compact model with theirs, and the most that a
+    step needs at once, in the meta step.
+    """
+    scoring = Scoring.named(config.model.name)(config.model.rank)
+    train = config.train
+    entities = scoring.entity_roles * graph.num_entities * scoring.entity_width
+    relations = 2 * graph.num_relations * scoring.relation_width
+    tables = 4 * (entities + relations)
+    itemsize = kernels.product_dtype(train.precision).itemsize
+    matrices = {"metasd": 3, "distill": 2, "compact": 2, "dense": 1}[train.objective]
+    triples = 2 * len(graph.train)
+    batch = min(train.batch_size, triples)
+    height, width = kernels.block_shape(
+        batch, graph.num_entities, matrices, itemsize, train.score_memory
+    )
+    tiles = kernels.uses_amx(train.precision)  # then neither scores nor operands are stored
+    scores = 0 if tiles else matrices * height * width * itemsize
+    candidates = graph.num_entities * scoring.entity_width
+    # Cast operands: source, student joined with its direction, and the product before it is added.
+    operands = (
+        0 if tiles else {"metasd": 4, "distill": 3, "compact": 3, "dense": 2}[train.objective]
+    )
+    # Gradients alive together: source and student, v and the meta gradient; plus one in the making.
+    gradients = {"metasd": 3, "distill": 2, "compact": 2, "dense": 1}[train.objective]
+    rows = 4 * batch * (2 * scoring.entity_width + scoring.relation_width) * 8
+    step = scores + operands * candidates * itemsize + gradients * tables + rows
+    steps = math.ceil(triples / batch)
+    compact = train.objective != "dense"
+    masks = tables // 32 if compact else 0
+    rounded = tables if compact and config.compact.weight_format != "fp32" else 0
+    own = 2 * tables if compact and config.compact.weights == "separate" else 0
+    total = min(steps * train.epochs, train.max_steps or steps * train.epochs)
+    return {
+        "graph": graph.name,
+        "entities": graph.num_entities,
+        "relations": graph.num_relations,
+        "train triples": len(graph.train),
+        "model": f"{config.model.name}, rank {config.model.rank}",
+        "objective": train.objective,
+        "epochs": train.epochs,
+        "epochs of the source alone": train.epochs if not compact else config.warmup_epochs,
+        "weight format of the compact model": config.compact.weight_format if compact else None,
+        "weights": entities + relations,
+        "weights kept": entities
+        + relations
+        - (0 if not masks else math.ceil(config.prune.fraction * (entities + relations))),
+        "bytes of tables": tables,
+        "bytes of masks": masks,
+        "bytes of optimiser states": 2 * tables + own // 2,
+        "bytes of a step at most": step,
+        "score block": "tiles, in registers"
+        if tiles
+        else f"{height} x {width} of {batch} x {graph.num_entities}, {matrices} at once",
+        "bytes of score blocks": scores,
+        "bytes at the peak": resident_memory() + 3 * tables + masks + rounded + own + step,
+        "product precision": str(kernels.product_dtype(train.precision)).removeprefix("torch."),
+        "bytes of a checkpoint": 3 * tables + masks + own,
+        "steps per epoch": steps,
+        "steps": total,
+    }
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds now (0 where the system does not say)."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * 4096

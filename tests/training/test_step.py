@@ -1,0 +1,208 @@
+"""A whole training step against the dense baseline, which shares no code with the package."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import dense
+from metasd import kernels
+from metasd.config import Config
+from metasd.models import Scoring
+from metasd.models.model import Model
+from metasd.training.step import Gradients, Step
+
+RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
+
+
+def relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def both(
+    dtype: torch.dtype, *settings: str, seed: int = 0
+) -> tuple[Step, dense.DenseMetaSD, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def table(rows: int) -> Tensor:
+        return (torch.randn(rows, 2 * RANK, generator=generator) * 0.3).to(dtype)
+
+    def triples() -> Tensor:
+        columns = [
+            torch.randint(size, (ROWS,), generator=generator)
+            for size in (ENTITIES, RELATIONS, ENTITIES)
+        ]
+        return torch.stack(columns, dim=1)
+
+    config = Config().override(
+        ["relation_prediction.weight=4", f"model.rank={RANK}", "train.precision=fp32", *settings]
+    )
+    entities, relations = table(ENTITIES), table(RELATIONS)
+    weights = torch.rand(ENTITIES, generator=generator).to(dtype)
+    entity_mask, relation_mask = kernels.topk_mask([entities, relations], 0.9)
+    baseline = dense.DenseMetaSD(
+        entities,
+        relations,
+        dense.Settings(
+            RANK,
+            regularizer=config.regularizer.name,
+            regularizer_weight=config.regularizer.weight,
+            temperature=config.distill.temperature,
+            forward_weight=config.distill.forward_weight,
+            backward_weight=config.distill.backward_weight,
+        ),
+        kernels.unpack_mask(entity_mask, 2 * RANK),
+        kernels.unpack_mask(relation_mask, 2 * RANK),
+        weights,
+    )
+    model = Model(
+        Scoring.named("complex")(RANK),
+        entities.clone(),
+        relations.clone(),
+        (entity_mask, relation_mask),
+    )
+    return Step(model, config, weights), baseline, triples(), triples()
+
+
+SETTINGS = [
+    (),
+    ("regularizer.name=n3",),
+    ("distill.temperature=0.7", "distill.forward_weight=0.5", "distill.backward_weight=2"),
+    ("distill.forward_weight=0",),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: ",".join(s) or "published")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-6)])
+def test_every_part_has_the_gradients_of_a_double_backward(
+    dtype: torch.dtype, tolerance: float, settings: tuple[str, ...]
+) -> None:
+    step, baseline, triples, quiz_triples = both(dtype, *settings)
+    batch, quiz = step.batch(*triples.T.contiguous()), step.batch(*quiz_triples.T.contiguous())
+
+    def agree(found: Gradients, loss: Tensor, wanted: dict[str, Tensor]) -> None:
+        assert relative(found.entities, wanted["entities"]) < tolerance
+        assert relative(found.relations, wanted["relations"]) < tolerance
+        assert relative(loss, wanted["loss"]) < tolerance
+
+    loss, gradients = step.source_step(batch)
+    agree(gradients, loss, baseline.source_step(triples))
+    loss, gradients = step.inner_step(batch)
+    agree(gradients, loss, baseline.inner_gradient(triples))
+    _, loss, gradients = step.meta_step(batch, quiz)
+    agree(gradients, loss, baseline.meta_step(triples, quiz_triples))
+    source_loss, pruned_loss, gradients = step.mutual_step(batch)
+    agree(gradients, source_loss + pruned_loss, baseline.mutual_step(triples))
+
+
+def test_weights_follow_the_baseline_over_several_steps() -> None:
+    step, baseline, triples, quiz = both(torch.float64)
+    for shift in range(4):
+        rows = (triples + torch.tensor([shift, 0, 2 * shift])) % torch.tensor(
+            [ENTITIES, RELATIONS, ENTITIES]
+        )
+        losses = step(step.batch(*rows.T.contiguous()), step.batch(*quiz.T.contiguous()))
+        wanted = baseline.step(rows, quiz)
+        assert float(losses["quiz"]) == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
+    assert relative(step.model.entities, baseline.source.entities) < 1e-9
+    assert relative(step.model.relations, baseline.source.relations) < 1e-9
+
+
+def test_bf16_products_are_as_exact_as_eager_ones() -> None:
+    exact, _, triples, quiz_triples = both(torch.float64)
+    half, _, _, _ = both(torch.float32, "train.precision=bf16")
+    eager = dense.DenseMetaSD(
+        half.model.entities,
+        half.model.relations,
+        dense.Settings(
+            RANK,
+            product_dtype=torch.bfloat16,
+            regularizer_weight=half.config.regularizer.weight,
+        ),
+        *(kernels.unpack_mask(m, 2 * RANK) for m in half.model.masks or ()),
+        half.entity_weights,
+    )
+    batch, quiz = half.batch(*triples.T.contiguous()), half.batch(*quiz_triples.T.contiguous())
+    wanted = exact.meta_step(batch, quiz)[2]
+    found = half.meta_step(batch, quiz)[2]
+    rival = eager.meta_step(triples, quiz_triples)
+    assert relative(found.entities, wanted.entities) < 2 * relative(
+        rival["entities"], wanted.entities
+    )
+
+
+@pytest.mark.parametrize("name", ["complex", "distmult", "cp", "rescal"])
+@pytest.mark.parametrize("values", ["fp32", "int4", "ternary"])
+def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
+    config = Config().override(
+        {"model.name": name, "model.rank": 6, "compact.weight_format": values}
+    )
+    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, values=values)
+    model.entities *= 300
+    model.relations *= 300
+    model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
+    triples = torch.stack([torch.arange(20), torch.arange(20) % 6, torch.arange(20) + 3], dim=1)
+    step = Step(model, config)
+    _, g = step.inner_step(step.batch(*triples.T.contiguous()))
+    for gradient, mask in zip((g.entities, g.relations), model.masks, strict=True):
+        kept = kernels.unpack_mask(mask, gradient.shape[1])
+        assert gradient[kept].abs().sum() > 0
+        assert gradient[~kept].abs().sum() == 0
+
+
+def test_prune_is_distill_without_teachers() -> None:
+    def trained(*settings: str) -> Tensor:
+        step, _, triples, _ = both(torch.float64, *settings)
+        step(step.batch(*triples.T.contiguous()), None)
+        return step.model.entities
+
+    pruned = trained("train.objective=prune")
+    silent = trained(
+        "train.objective=distill", "distill.forward_weight=0", "distill.backward_weight=0"
+    )
+    taught = trained("train.objective=distill")
+    assert torch.equal(pruned, silent)
+    assert not torch.equal(pruned, taught)
+
+
+OWN = ("compact.weights=separate", "compact.warmup_epochs=1")
+
+
+def test_own_weights_take_the_inner_gradient_and_leave_the_source_to_itself() -> None:
+    settings = ("relation_prediction.weight=0", "train.objective=distill", *OWN)
+    step, baseline, triples, _ = both(torch.float64, *settings)
+    step.optimizer.state[step.model.entities]["sum"] += 0.3
+    step.part()
+    state = step.optimizer.state[step.model.entities]["sum"].clone()
+    source, before = step.model.entities.clone(), step.model.underlying[0].clone()
+    loss = step.own_step(step.batch(*triples.T.contiguous()))
+    wanted = baseline.inner_gradient(triples)
+    assert relative(loss, wanted["loss"]) < 1e-9
+    gradient = wanted["entities"]
+    moved = before - 0.03 * gradient / ((state + gradient.square()).sqrt() + 1e-10)
+    assert relative(step.model.underlying[0], moved) < 1e-9
+    assert torch.equal(step.model.entities, source)
+
+
+@pytest.mark.parametrize("values", ["fp32", "int2"])
+@pytest.mark.parametrize("objective", ["prune", "distill", "metasd"])
+def test_a_source_rests_while_its_student_trains_its_own_weights(
+    objective: str, values: str
+) -> None:
+    step, _, triples, quiz = both(torch.float64, f"train.objective={objective}", *OWN)
+    step.model.values = values
+    before = step.model.entities.clone()
+    step.part()
+    for shift in range(3):
+        losses = step(
+            step.batch(*((triples + shift) % RELATIONS).T.contiguous()),
+            step.batch(*quiz.T.contiguous()),
+        )
+        assert "pruned" in losses
+        assert "source" not in losses
+    own, _ = step.model.underlying
+    assert torch.equal(step.model.entities, before) == (objective != "metasd")  # it learns to teach
+    assert not torch.equal(own, before)
+    pruned, _ = step.model.tables(pruned=True)
+    kept = kernels.unpack_mask(step.model.masks[0], 2 * RANK)  # type: ignore[index]
+    assert not pruned[~kept].any()
+    assert torch.equal(step.model.weights(pruned=True)[0], own * kept)
