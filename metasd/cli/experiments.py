@@ -42,7 +42,8 @@ def sweep(
     data_dir: DataDir = None,
 ) -> None:
     """Train the runs of a study, and measure MRR and bytes."""
-    from metasd.experiments.study import Study, run_study
+    from metasd.experiments.study import Study
+    from metasd.experiments.sweep import run_study
     from metasd.training.trainer import Interrupted
 
     folder = out or Path("runs") / study.stem
