@@ -9,7 +9,7 @@ from metasd.errors import InputError
 
 
 def test_a_saved_configuration_loads_equal(tmp_path: Path) -> None:
-    config = Config().override(["distill.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
+    config = preset("metasd").override(["distill.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
     config.save(tmp_path / "c.yaml")
     assert Config.load(tmp_path / "c.yaml") == config
 
@@ -22,7 +22,7 @@ def test_files_may_nest_or_dot_their_keys(tmp_path: Path) -> None:
 
 
 def test_strings_become_the_types_of_their_keys() -> None:
-    config = Config().override(
+    config = preset("metasd").override(
         ["train.lr=1e-2", "distill.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
     )
     assert config.train.lr == 0.01
@@ -69,7 +69,7 @@ def test_a_student_needs_an_epoch_too() -> None:
 
 
 def test_dense_is_chosen_by_its_only_model() -> None:
-    assert Config().override(["train.objective=dense"]).eval.metric == "source.mrr"
+    assert preset("metasd").override(["train.objective=dense"]).eval.metric == "source.mrr"
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_dense_is_chosen_by_its_only_model() -> None:
 )
 def test_a_mistake_is_one_clear_line(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        Config().override([setting])
+        preset("metasd").override([setting])
     assert "\n" not in str(caught.value)
 
 
 def test_column_granularity_needs_coordinates() -> None:
     with pytest.raises(InputError, match=r"column is not possible with model\.name = rescal"):
-        Config().override(["model.name=rescal", "prune.granularity=column"])
+        preset("metasd").override(["model.name=rescal", "prune.granularity=column"])
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:

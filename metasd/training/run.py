@@ -134,6 +134,15 @@ class RunFolder:
             raise InputError(f"{self.graph}: missing or damaged") from None
 
 
+def free_run_dir(graph: Graph) -> Path:
+    """The first `runs/<graph>-<n>` that does not exist."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in graph.name)
+    n = 1
+    while (path := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return path
+
+
 @dataclass
 class Run:
     """A finished or interrupted run: its model is the best one so far.

@@ -240,9 +240,9 @@ def test_single_file_is_split_reproducibly(tmp_path: Path) -> None:
 
 def test_single_file_shares(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(text_of(TRAIN))
-    graph = load_graph(tmp_path / "a.tsv", split=(0.5, 0.25, 0.25))
+    graph = load_graph(tmp_path / "a.tsv", split_ratios=(0.5, 0.25, 0.25))
     assert [len(graph.split(name)) for name in ("train", "valid", "test")] == [2, 1, 1]
-    graph = load_graph(tmp_path / "a.tsv", split=(1.0, 0.0, 0.0))
+    graph = load_graph(tmp_path / "a.tsv", split_ratios=(1.0, 0.0, 0.0))
     assert [len(graph.split(name)) for name in ("train", "valid", "test")] == [4, 0, 0]
     (tmp_path / "two.tsv").write_bytes(text_of(TRAIN[:2]))
     with pytest.raises(InputError, match=r"two\.tsv: 2 triples are too few to split$"):
@@ -266,7 +266,7 @@ def test_source_loads_the_graph_again(tmp_path: Path, monkeypatch: pytest.Monkey
         load_graph("talk"),
         load_graph("TALK", "."),
         load_graph("families:30", seed=3),
-        load_graph(Path("a.tsv"), columns="trh", split=(0.8, 0.1, 0.1), seed=4),
+        load_graph(Path("a.tsv"), columns="trh", split_ratios=(0.8, 0.1, 0.1), seed=4),
     ]
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

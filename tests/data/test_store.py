@@ -126,8 +126,8 @@ def test_a_single_file_and_the_order_of_columns(folder: Path, tmp_path: Path) ->
     file = folder / "train.txt"
     options = {"split": (0.8, 0.15, 0.05), "seed": 3, "columns": "trh"}
     check_same(prepare(file, tmp_path / "out", **options), load_graph(file, **options))  # type: ignore[arg-type]
-    whole = prepare(file, tmp_path / "whole", split=(1.0, 0.0, 0.0))
-    check_same(whole, load_graph(file, split=(1.0, 0.0, 0.0)))
+    whole = prepare(file, tmp_path / "whole", split_ratios=(1.0, 0.0, 0.0))
+    check_same(whole, load_graph(file, split_ratios=(1.0, 0.0, 0.0)))
     assert len(whole.valid) == 0
     file.write_text("a\tr\tb\nb\tr\ta\n")
     with pytest.raises(InputError, match=r"train\.txt: 2 triples are too few to split$"):

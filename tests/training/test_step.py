@@ -6,7 +6,7 @@ from torch import Tensor
 
 import dense
 from metasd import kernels
-from metasd.config import Config
+from metasd.config import preset
 from metasd.models import Scoring
 from metasd.models.model import Model
 from metasd.training.step import Gradients, Step
@@ -33,7 +33,7 @@ def both(
         ]
         return torch.stack(columns, dim=1)
 
-    config = Config().override(
+    config = preset("metasd").override(
         ["relation_prediction.weight=4", f"model.rank={RANK}", "train.precision=fp32", *settings]
     )
     entities, relations = table(ENTITIES), table(RELATIONS)
@@ -133,10 +133,10 @@ def test_bf16_products_are_as_exact_as_eager_ones() -> None:
 @pytest.mark.parametrize("name", ["complex", "distmult", "cp", "rescal"])
 @pytest.mark.parametrize("values", ["fp32", "int4", "ternary"])
 def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
-    config = Config().override(
+    config = preset("metasd").override(
         {"model.name": name, "model.rank": 6, "compact.weight_format": values}
     )
-    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, values=values)
+    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, weight_format=values)
     model.entities *= 300
     model.relations *= 300
     model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
@@ -155,7 +155,7 @@ def test_prune_is_distill_without_teachers() -> None:
         step(step.batch(*triples.T.contiguous()), None)
         return step.model.entities
 
-    pruned = trained("train.objective=prune")
+    pruned = trained("train.objective=compact")
     silent = trained(
         "train.objective=distill", "distill.forward_weight=0", "distill.backward_weight=0"
     )
@@ -174,7 +174,7 @@ def test_own_weights_take_the_inner_gradient_and_leave_the_source_to_itself() ->
     step.part()
     state = step.optimizer.state[step.model.entities]["sum"].clone()
     source, before = step.model.entities.clone(), step.model.underlying[0].clone()
-    loss = step.own_step(step.batch(*triples.T.contiguous()))
+    loss = step.compact_step(step.batch(*triples.T.contiguous()))
     wanted = baseline.inner_gradient(triples)
     assert relative(loss, wanted["loss"]) < 1e-9
     gradient = wanted["entities"]

@@ -11,13 +11,13 @@ import torch
 
 from metasd import compress, kernels
 from metasd.config import Config
-from metasd.data.batches import Triples
+from metasd.data.batches import Triples, entity_weights, split_quiz
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
 from metasd.training.run import Run, RunFolder
 from metasd.training.step import Step
-from metasd.training.trainer import Interrupted, entity_weights, resume, split_quiz, train
+from metasd.training.trainer import Interrupted, resume, train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -160,7 +160,7 @@ def test_weights_of_its_own_are_what_is_compressed(
     run = train(
         small_graph, quick.override({**OWN, "compact.weight_format": values}), tmp_path / "run"
     )
-    assert run.model.own
+    assert run.model.separate
     decoded, _ = compress(run).dense()
     wanted, _ = run.model.tables(pruned=True)
     assert float(abs(torch.from_numpy(decoded) - wanted).max()) < 1e-3 * float(wanted.abs().max())
@@ -180,7 +180,7 @@ def test_a_student_may_take_over_the_source_of_a_finished_run(
     run = train(small_graph, config, tmp_path / "student")
     # Neither its batches nor its quiz are those of the whole run's epochs: the source is the same.
     assert torch.allclose(run.model.entities, whole.model.entities, atol=1e-3)
-    assert run.model.own
+    assert run.model.separate
     for setting, message in (
         ("model.rank=9", "is complex of rank 8; this run is complex of rank 9"),
         (f"compact.source={tmp_path / 'no'}", "not a run folder"),
