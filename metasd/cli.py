@@ -141,7 +141,7 @@ def train(
     from metasd.environment import training_device
     from metasd.training import trainer
     from metasd.training.estimate import estimate
-    from metasd.training.run import RunFolder
+    from metasd.training.run import RunFolder, check_source, free_run_dir
 
     settings = preset_of(preset)
     if config is not None:
@@ -154,10 +154,10 @@ def train(
         graph, data_dir, columns=columns, split_ratios=_ratios_of(graph, split_ratios)
     )
     if dry_run:
-        trainer.check_source(settings, data)
+        check_source(settings, data)
         _print_record(estimate(data, settings), as_json)
         return
-    path = run if run is not None else trainer.free_run_dir(data)
+    path = run if run is not None else free_run_dir(data)
     place = _place(shards, replicas)
     if not as_json:
         _describe(data, path)

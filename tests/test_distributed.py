@@ -48,10 +48,12 @@ CASES = [
 def made(case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype) -> tuple[Step, Tensor]:
     """A step with masks drawn, and the rows that its tables have of the whole ones."""
     name, *settings = case
-    config = preset("metasd").override({"model.name": name, "model.rank": RANK, "train.precision": "fp32"})
+    config = preset("metasd").override(
+        {"model.name": name, "model.rank": RANK, "train.precision": "fp32"}
+    )
     config = config.override(["relation_prediction.weight=1", *settings])
     scoring = Scoring.named(name)(RANK)
-    model = Model.create(scoring, ENTITIES, RELATIONS, 0, config.compact.weight_format, shards)
+    model = Model.create(scoring, ENTITIES, RELATIONS, 0, config.compact.weight_format, processes)
     model.entities = (model.entities * 100).to(dtype)
     model.relations = (model.relations * 100).to(dtype)
     model.masks = draw_masks(model, 0.8, config.prune.granularity)
@@ -74,7 +76,7 @@ def triples(count: int, generator: torch.Generator) -> Tensor:
 def trained(
     case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    step, rows = made(case, shards, dtype)
+    step, rows = made(case, processes, dtype)
     assert step.model.masks is not None
     masks = [mask.clone() for mask in step.model.masks]
     generator = torch.Generator().manual_seed(1)

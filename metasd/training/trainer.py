@@ -21,7 +21,7 @@ from metasd.data.graph import Graph
 from metasd.data.load import as_graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import peak_memory, training_device, versions
-from metasd.errors import Diverged, InputError, error_context
+from metasd.errors import Diverged, InputError
 from metasd.evaluation import evaluate
 from metasd.files import lock, write_text
 from metasd.models.base import Scoring
@@ -39,7 +39,7 @@ from .checkpoint import (
     restore_model,
 )
 from .progress import Progress
-from .run import Run, RunFolder, free_run_dir
+from .run import Run, RunFolder, check_source, free_run_dir
 from .step import Batch, Step
 from .stop_signal import Signals
 from .tensorboard import Events
@@ -78,7 +78,7 @@ def train(
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
-    trainer = Trainer(graph, config, folder, processes)  # all have looked before one makes it
+    trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
     trainer.begin()
     if processes.is_main:
         folder.create(graph, config)
@@ -132,21 +132,6 @@ def resume(
         if settings and processes.is_main:
             config.save(folder.config)
         return trainer.run()
-
-
-def check_source(config: Config, graph: Graph) -> None:
-    """Raises InputError where the run that `compact.source` names is none for this one."""
-    if config.compact.source is None:
-        return
-    folder = RunFolder(config.compact.source)
-    folder.require()
-    with error_context("compact.source"):
-        folder.check_graph(graph)
-    if (theirs := Config.load(folder.config).model) != (ours := config.model):
-        raise InputError(
-            f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
-            f"this run is {ours.name} of rank {ours.rank}"
-        )
 
 
 def _alone_in(folder: RunFolder, processes: ProcessGrid) -> AbstractContextManager[None]:
@@ -265,7 +250,7 @@ class Trainer:
         self._last_sync = time.perf_counter()
         batches = self.batches(state.epoch)
         self._progress.epoch(state.epoch, self.steps_per_epoch, state.step)
-        pending: list[dict[str, Tensor]] = []  # losses that have not been looked at
+        pending: list[dict[str, Tensor]] = []  # losses that nothing has waited for
         last_save = time.monotonic()
         limit = settings.max_steps or sys.maxsize
         for step in range(state.step, self.steps_per_epoch):
@@ -290,7 +275,7 @@ class Trainer:
         self._end_epoch()
 
     def _sync_losses(self, pending: list[dict[str, Tensor]]) -> None:
-        """Waits for the steps since the last look; takes their time and their losses."""
+        """Waits for the steps since the last call; adds up their time and their losses."""
         state = self.state
         if not pending:
             return
