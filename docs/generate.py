@@ -72,7 +72,7 @@ def configuration() -> str:
         NOTICE,
         "# Configuration\n",
         "A run has one configuration. It begins as a preset, is changed by a YAML file "
-        "(`--config FILE`), then by single settings (`--set key=value`), and is written complete to "
+        "(`--config FILE`), then by single settings (`--set key=value`), and is written in full to "
         "`config.yaml` in the run folder. An unknown key is an error that names the nearest key.\n",
         "In a YAML file, sections may be nested or their keys dotted:\n",
         f"```yaml\n{_example(settings)}```\n",
@@ -111,7 +111,7 @@ def _section(name: str, settings: list[Setting]) -> str:
 def _values(field: FieldInfo) -> str:
     """What a setting may be: its type or choices, and its bounds."""
     bounds = [
-        f"{sign} {getattr(constraint, name)}"
+        f"{sign}\N{NO-BREAK SPACE}{getattr(constraint, name)}"
         for constraint in field.metadata
         for name, sign in _BOUNDS.items()
         if getattr(constraint, name, None) is not None

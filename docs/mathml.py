@@ -18,7 +18,7 @@ _log = logging.getLogger("mkdocs.hooks.mathml")
 def on_page_content(content: str, page: object, **_: object) -> str:
     def replaced(found: re.Match[str]) -> str:
         latex = html.unescape(found[2].strip())
-        mathml = convert(latex, display="block" if found[1] == "div" else "inline")
+        mathml = str(convert(latex, display="block" if found[1] == "div" else "inline"))
         if "\\" in re.sub(r"<[^>]*>", "", mathml):
             _log.warning("%s: a command in this formula is unknown: %s", page, latex)
         return mathml
