@@ -149,7 +149,7 @@ def test_forms_fit_the_runs_that_have_their_model() -> None:
 
 
 def row(run: str, size: int, mrr: float, seed: int = 0) -> dict[str, object]:
-    valid = {"mrr": mrr, "by_frequency": {"tail": {"mrr": 0.1}}}
+    valid = {"mrr": mrr, "by_frequency": {"rare": {"mrr": 0.1}}}
     return {"run": run, "seed": seed, "form": "f", "bytes": size, "valid": valid}
 
 
