@@ -57,4 +57,3 @@ __all__ = [
     "unpack_mask",
     "uses_tiles",
 ]
-all_reduce_sum, all_reduce_max, collective_errors, CollectiveError, uses_amx = summed, largest, reaching_others, GroupError, uses_tiles
