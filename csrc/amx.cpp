@@ -9,13 +9,13 @@
 //   sweep 1   z.T = E q.T                         -> running max and sums of every query
 //   sweep 2   z.T again, G.T from it, dq.T += E.T G.T, dE = G.T q
 //
-// Between the two, processes that hold other entities may add their statistics (FusedArgs::phase).
+// Between the two, processes that hold other entities may add their statistics (AmxArgs::phase).
 //
 // All tiles have entities as rows and queries as columns: a vector register holds 16 queries, so that
 // the row passes need no sum across lanes, tables are read as they lie, and only G, q and a
 // transposed copy of the block have to be arranged in the pairs that the instruction wants.
 
-#include "fused.h"
+#include "amx.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -333,7 +333,7 @@ constexpr int kMaxThreads = 256;
 template <class Loss>
 class Engine {
  public:
-  Engine(const FusedArgs& args, const Loss& loss, void* scratch)
+  Engine(const AmxArgs& args, const Loss& loss, void* scratch)
       : args_(args),
         loss_(loss),
         plan_(args.queries, args.entities, args.width, args.threads, scratch) {
@@ -440,7 +440,7 @@ class Engine {
   void arrange_block(Thread& mine, int64_t start, bool with_columns) {
     const int64_t cols = args_.width, height = round_up(valid(start), kPair);
     for (int i = 0; i < Loss::kOperands; ++i) {
-      const FusedRight& right = args_.rights[i];
+      const AmxRight& right = args_.rights[i];
       const auto at = [&](int64_t row, int64_t j) METASD_LAMBDA {
         return element(right.table, right.mask, args_.entities, cols, start + row, j);
       };
@@ -683,7 +683,7 @@ class Engine {
   }
 
   void finish_entities(const Thread& mine, int i, int64_t start) {
-    const FusedRight& right = args_.rights[i];
+    const AmxRight& right = args_.rights[i];
     const int64_t cols = args_.width, words = (cols + 31) / 32, tiles = plan_.width / kTile;
     for (int64_t n = 0; n < valid(start); ++n) {
       float* to = right.grad + (start + n) * cols;
@@ -716,7 +716,7 @@ class Engine {
     }
   }
 
-  FusedArgs args_;
+  AmxArgs args_;
   Loss loss_;
   Plan plan_;
   bf16 *across_[3]{}, *along_[3]{};  // queries as paired tiles over the width, and over queries
@@ -726,7 +726,7 @@ class Engine {
 };
 
 template <class Loss>
-void run(FusedArgs args, const Loss& loss) {
+void run(AmxArgs args, const Loss& loss) {
   if (args.threads > kMaxThreads) args.threads = kMaxThreads;
   const int64_t size = Engine<Loss>(args, loss, nullptr).scratch();
   const std::unique_ptr<void, void (*)(void*)> scratch(std::aligned_alloc(64, size), std::free);
@@ -736,9 +736,9 @@ void run(FusedArgs args, const Loss& loss) {
 
 }  // namespace
 
-void fused_cross_entropy(const FusedArgs& args) { run(args, CrossEntropy{}); }
+void amx_cross_entropy(const AmxArgs& args) { run(args, CrossEntropy{}); }
 
-void fused_distillation(const FusedArgs& args, const FusedDistillation& a) {
+void amx_distillation(const AmxArgs& args, const AmxDistillation& a) {
   const bool mutual = args.lefts[0].grad != nullptr, cubed = a.temperature == 3.0f;
   const float inverse = 1.0f / a.temperature;
   const auto with = [&](auto mutual, auto cubed) {
@@ -752,14 +752,14 @@ void fused_distillation(const FusedArgs& args, const FusedDistillation& a) {
     cubed ? with(no, yes) : with(no, no);
 }
 
-void fused_meta(const FusedArgs& args, const FusedMeta& a) {
+void amx_meta(const AmxArgs& args, const AmxMeta& a) {
   run(args, Meta{1.0f / a.temperature, a.forward_weight, a.backward_weight});
 }
 
 #pragma GCC pop_options
 #pragma GCC diagnostic pop
 
-bool fused_supported() { return __builtin_cpu_supports("amx-bf16") && tiles_permitted(); }
+bool amx_supported() { return __builtin_cpu_supports("amx-bf16") && tiles_permitted(); }
 
 }  // namespace metasd
 
@@ -767,10 +767,10 @@ bool fused_supported() { return __builtin_cpu_supports("amx-bf16") && tiles_perm
 
 namespace metasd {
 
-bool fused_supported() { return false; }
-void fused_cross_entropy(const FusedArgs&) {}
-void fused_distillation(const FusedArgs&, const FusedDistillation&) {}
-void fused_meta(const FusedArgs&, const FusedMeta&) {}
+bool amx_supported() { return false; }
+void amx_cross_entropy(const AmxArgs&) {}
+void amx_distillation(const AmxArgs&, const AmxDistillation&) {}
+void amx_meta(const AmxArgs&, const AmxMeta&) {}
 
 }  // namespace metasd
 #endif

@@ -6,14 +6,14 @@
 namespace metasd {
 
 // Queries (rows, width) and the place of their gradient; both dense fp32.
-struct FusedLeft {
+struct AmxLeft {
   const float* rows;
   float* grad;  // null: none wanted
 };
 
 // A table (rows, width) that is scored as `mask * table`. Its gradient is `grad_mask` times what the
 // products give, assigned, or added to what a score matrix before it has put there.
-struct FusedRight {
+struct AmxRight {
   const float* table;
   const uint32_t* mask;  // null: all kept
   float* grad;           // null: none wanted
@@ -21,9 +21,9 @@ struct FusedRight {
   bool add;
 };
 
-struct FusedArgs {
-  FusedLeft lefts[3];
-  FusedRight rights[3];
+struct AmxArgs {
+  AmxLeft lefts[3];
+  AmxRight rights[3];
   int64_t queries, entities, width;
   const int64_t* targets;
   const float* weight;  // per query, or null
@@ -33,21 +33,21 @@ struct FusedArgs {
 };
 
 // The parameters of DistillationArgs and MetaArgs.
-struct FusedDistillation {
+struct AmxDistillation {
   float temperature, difference_weight, logarithm_weight;
 };
-struct FusedMeta {
+struct AmxMeta {
   float temperature, forward_weight, backward_weight;
 };
 
 // Whether this processor and its system have tile registers; the rest may be called only then.
-bool fused_supported();
+bool amx_supported();
 
 // Scores: lefts[0] . rights[0].
-void fused_cross_entropy(const FusedArgs& args);
-// Source: lefts[0] . rights[0]; student: lefts[1] . rights[1]. The source learns if it has a gradient.
-void fused_distillation(const FusedArgs& args, const FusedDistillation& loss);
-// The same two, and the student's derivative: lefts[2] . rights[1] + lefts[1] . rights[2].
-void fused_meta(const FusedArgs& args, const FusedMeta& loss);
+void amx_cross_entropy(const AmxArgs& args);
+// Source: lefts[0] . rights[0]; pruned: lefts[1] . rights[1]. The source has a gradient or none.
+void amx_distillation(const AmxArgs& args, const AmxDistillation& loss);
+// The same two, and the pruned model's derivative: lefts[2] . rights[1] + lefts[1] . rights[2].
+void amx_meta(const AmxArgs& args, const AmxMeta& loss);
 
 }  // namespace metasd
