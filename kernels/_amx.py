@@ -1,4 +1,4 @@
-"""Arguments of the losses that run whole on a processor's tile registers (csrc/fused.cpp)."""
+"""Arguments of the losses that run whole on a processor's tile registers (csrc/amx.cpp)."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from metasd import _C
 from ._stream import product_dtype
 
 
-def uses_tiles(precision: str) -> bool:
+def uses_amx(precision: str) -> bool:
     """Whether losses on a CPU run on tile registers: then there are no score blocks in memory."""
-    return _C.fused() and product_dtype(precision) == torch.bfloat16
+    return _C.amx() and product_dtype(precision) == torch.bfloat16
 
 
-def is_fused(queries: Tensor, entities: Tensor, precision: str) -> bool:
-    return uses_tiles(precision) and len(queries) > 0 and len(entities) > 0
+def runs_on_amx(queries: Tensor, entities: Tensor, precision: str) -> bool:
+    return uses_amx(precision) and len(queries) > 0 and len(entities) > 0
 
 
 def address(x: Tensor | None) -> int:

@@ -1,8 +1,8 @@
-"""What processes tell each other inside an operation, by the name of their process group.
+"""Collectives inside operations, by the name of a process group.
 
-An operation that is given a `group` sees one block of rows of every sharded table, the same queries
-as the others of the group, and leaves with what a single process would have found: only numbers per
-query cross the network. The empty name is this process alone.
+An operation that is given a `group` sees one block of rows of every sharded table and the same
+queries in every process, and returns what a single process would: only numbers per query cross the
+network. The empty name is this process alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ _groups: dict[str, dist.ProcessGroup] = {}
 
 
 def register_group(group: dist.ProcessGroup) -> str:
-    """The name by which operations are told of a group."""
+    """The name that operations take for a group (`group=`)."""
     _groups[group.group_name] = group
     return group.group_name
 
 
-class GroupError(RuntimeError):
-    """Another process of the group has gone, or the network between them."""
+class CollectiveError(RuntimeError):
+    """A collective failed: another process of the group has ended, or the network between them."""
 
 
 @contextmanager
-def reaching_others() -> Iterator[None]:
-    """Around collectives, whose backends raise whatever they like when a process has gone."""
+def collective_errors() -> Iterator[None]:
+    """Turns what backends raise when a process has ended into CollectiveError."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise GroupError(f"another process of this run cannot be reached ({reason})") from None
+        raise CollectiveError(f"another process of this run cannot be reached ({reason})") from None
 
 
 def processes(group: str) -> tuple[int, int]:
@@ -45,36 +45,36 @@ def processes(group: str) -> tuple[int, int]:
     return found.rank(), found.size()
 
 
-def summed(x: Tensor, group: str) -> Tensor:
+def all_reduce_sum(x: Tensor, group: str) -> Tensor:
     """Replaces x by its sum over the group, the same bits everywhere; returns it."""
     return _reduced(x, group, dist.ReduceOp.SUM)
 
 
-def largest(x: Tensor, group: str) -> Tensor:
-    """Replaces x by its largest values over the group; returns it."""
+def all_reduce_max(x: Tensor, group: str) -> Tensor:
+    """Replaces x by its maxima over the group; returns it."""
     return _reduced(x, group, dist.ReduceOp.MAX)
 
 
 def _reduced(x: Tensor, group: str, how: dist.ReduceOp.RedOpType) -> Tensor:
     if group:
-        with reaching_others():
+        with collective_errors():
             dist.all_reduce(x, how, _groups[group])
     return x
 
 
-def gathered(x: Tensor, group: str) -> Tensor:
+def all_gather(x: Tensor, group: str) -> Tensor:
     """x of every process in the order of their ranks, (size, ...): all have one shape."""
     out = x.new_empty((processes(group)[1], *x.shape))
     if not group:
         return out.copy_(x)
-    with reaching_others():
+    with collective_errors():
         dist.all_gather(list(out.unbind()), x.contiguous(), _groups[group])
     return out
 
 
-def anywhere(flag: bool, group: str, device: torch.device) -> bool:
+def any_process(flag: bool, group: str, device: torch.device) -> bool:
     """Whether it holds in any process of the group."""
-    return bool(largest(torch.tensor(int(flag), device=device), group)) if group else flag
+    return bool(all_reduce_max(torch.tensor(int(flag), device=device), group)) if group else flag
 
 
 Sums = Sequence[tuple[int, float] | None]
@@ -85,8 +85,8 @@ exponentials exp((z_i - z) / tau) that it adds up; None where it adds other numb
 def combined(statistics: Tensor, sums: Sums, group: str) -> None:
     """Makes statistics (k, B) of a block of entities, maxima before `sums`, those of all blocks."""
     maxima = len(statistics) - len(sums)
-    top = largest(statistics[:maxima].clone(memory_format=torch.contiguous_format), group)
-    total = summed(rescaled(statistics, top, sums), group)
+    top = all_reduce_max(statistics[:maxima].clone(memory_format=torch.contiguous_format), group)
+    total = all_reduce_sum(rescaled(statistics, top, sums), group)
     statistics[:maxima], statistics[maxima:] = top, total
 
 
@@ -103,7 +103,7 @@ def merged(partial: Tensor, sums: Sums, group: str) -> Tensor:
     """Statistics (k, tiles, B) as if every process of the group were a tile: (k, processes, B)."""
     top = partial[: len(partial) - len(sums)].amax(1)
     mine = torch.cat([top, rescaled(partial, top[:, None], sums).sum(1)])
-    return gathered(mine, group).transpose(0, 1).contiguous()
+    return all_gather(mine, group).transpose(0, 1).contiguous()
 
 
 def target_weights(targets: Tensor, weight: Tensor | None, rows: int, group: str) -> Tensor | None:
@@ -119,7 +119,7 @@ def target_weights(targets: Tensor, weight: Tensor | None, rows: int, group: str
     shares = [here.float()]
     if weight is not None:
         shares.append(torch.where(here, weight[targets.clamp(0, rows - 1)], 0.0))
-    owners, *weights = summed(torch.stack(shares), group)
+    owners, *weights = all_reduce_sum(torch.stack(shares), group)
     if bool((owners != 1).any()):
         raise ValueError("every target must lie in the block of one process of the group")
     return weights[0] if weights else None

@@ -8,17 +8,28 @@ from torch import Tensor
 from metasd import _C
 
 from ._checks import check_table
+from ._operations import fp32_kernel, operation
 
 
 def complex_product(x: Tensor, y: Tensor, conjugate: bool = False) -> Tensor:
-    """`x * y`, or `conj(x) * y`, of rows that hold complex numbers: differentiable any times.
+    """`x * y`, or `conj(x) * y`, of rows of complex numbers, differentiable any number of times.
+
+    ComplEx (Trouillon et al., ICML 2016): `head * relation` is the query of a tail,
+    `conj(head) * tail` that of a relation.
 
     Args:
         x, y: fp32 or fp64 (B, 2 rank), real parts in the first half of a row, imaginary in the
             second.
+        conjugate: whether `x` is conjugated.
 
     Returns:
         (B, 2 rank) in the same arrangement.
+
+    Raises:
+        ValueError: an odd number of columns.
+
+    Equivalent to: `torch.complex(a, b) * torch.complex(c, d)` with `(a, b), (c, d) = x.chunk(2, 1),
+    y.chunk(2, 1)`.
     """
     check_table("x", x)
     check_table("y", y, x.shape[0], like=x)
@@ -35,13 +46,11 @@ def _reference(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
     return torch.cat([a * c - b * d, a * d + b * c], dim=1)
 
 
-_complex_product = torch.library.custom_op("metasd::complex_product", mutates_args=())(_reference)
+_complex_product = operation("complex_product", _reference)
 
 
-@_complex_product.register_kernel("cpu")
+@fp32_kernel("complex_product", "cpu")
 def _cpu(x: Tensor, y: Tensor, conjugate: bool) -> Tensor:
-    if x.dtype != torch.float32:
-        return _reference(x, y, conjugate)
     out = torch.empty_like(x)
     _C.complex_product(
         out.data_ptr(),

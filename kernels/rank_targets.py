@@ -1,4 +1,4 @@
-"""Ranks of targets and the k best entities per query, streamed without a score matrix."""
+"""Ranks of targets per query, streamed without a score matrix."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from ._block import block_of
 from ._checks import (
     check_first,
     check_index,
-    check_k,
     check_known,
     check_known_values,
     check_mask,
@@ -17,18 +16,11 @@ from ._checks import (
     check_streaming,
     check_table,
 )
-from ._group import anywhere, summed
-from ._stream import (
-    DEFAULT_SCORE_MEMORY,
-    block_shape,
-    blocks,
-    operand,
-    product_dtype,
-    workspace,
-)
-from .topk_mask import apply_mask
-
-_NAN = "scores hold NaN: no rank can be given; look at the tables' values"
+from ._collectives import all_reduce_sum, any_process
+from ._operations import fp32_kernel, operation
+from ._ranking import NAN, known_matrix, score_block
+from ._stream import DEFAULT_SCORE_MEMORY, block_shape, blocks, operand, product_dtype
+from .apply_mask import apply_mask
 
 
 def rank_targets(
@@ -46,13 +38,16 @@ def rank_targets(
     """How many entities score above, and how many equal to, each row's target.
 
     Args:
-        queries: fp32 or fp64 (B, d). entities: (N, d). targets: int64 (B,).
+        queries: fp32 or fp64 (B, d).
+        entities: (N, d) in the same dtype.
+        targets: int64 (B,) in 0 .. N - 1.
         known: CSR (indptr int64 (B + 1,), indices int64) of entities to leave out per row, each at
             most once; the target itself is never counted, listed or not.
-        mask: packed int32 words of `entities`, or None.
-        precision: of the product; fp32 unless told otherwise, since bf16 makes ties.
-        group: name of the processes that hold the table together: `entities` and `mask` are this
-            one's block of rows, and the rest, by ids in the whole table, is the same in all.
+        mask: packed int32 words of `entities` (see `pack_mask`), or None for all ones.
+        precision: of the product; fp32 by default, since bf16 makes ties.
+        score_memory: bytes that score blocks may take.
+        group: the process group (see `register_group`) whose processes hold one block of rows of
+            `entities` and `mask` each; the rest, by ids in the whole table, is the same in all.
         first: id of the block's first row; blocks lie in the order of the processes.
 
     Returns:
@@ -60,8 +55,11 @@ def rank_targets(
         1 + greater, the pessimistic one 1 + greater + equal, the realistic one their mean.
 
     Raises:
-        ValueError: a score is NaN, a target or known answer is none of the entities; in every
-            process.
+        ValueError: a score is NaN, a target or known answer is out of range; in every process.
+
+    Equivalent to: with `z = queries @ (mask * entities).T`, `s = z[rows, targets]` and `others` the
+    entities that are neither known nor the target: `((z > s) & others).sum(1)`,
+    `((z == s) & others).sum(1)`.
     """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
@@ -74,50 +72,6 @@ def rank_targets(
         queries, entities, targets, indptr, indices, mask, precision, score_memory, group, first
     )
     return greater, equal
-
-
-def topk_entities(
-    queries: Tensor,
-    entities: Tensor,
-    k: int,
-    known: tuple[Tensor, Tensor] | None = None,
-    mask: Tensor | None = None,
-    *,
-    precision: str = "fp32",
-    score_memory: int = DEFAULT_SCORE_MEMORY,
-    group: str = "",
-    first: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """The k best entities per query, best first; of equal scores the lower index first.
-
-    Args:
-        k: in 1 .. N, the entities of all processes. Others as in `rank_targets`; `known` answers
-            are left out.
-
-    Returns:
-        (scores (B, k) in the tables' dtype, indices int64 (B, k)), the same in every process.
-        Rows with fewer than k candidates end in score -inf and index -1.
-    """
-    check_table("entities", entities)
-    check_table("queries", queries, like=entities)
-    check_mask(mask, entities)
-    check_streaming(precision, score_memory)
-    check_first(first, group)
-    indptr, indices = check_known(known, queries)
-    scores, best = _topk_entities(
-        queries, entities, k, indptr, indices, mask, precision, score_memory, group, first
-    )
-    return scores, best
-
-
-def _known_matrix(
-    indptr: Tensor | None, indices: Tensor | None, shape: tuple[int, int], device: torch.device
-) -> Tensor:
-    matrix = torch.zeros(shape, dtype=torch.bool, device=device)
-    if indptr is not None and indices is not None:
-        rows = torch.repeat_interleave(torch.arange(shape[0], device=device), indptr.diff())
-        matrix[rows, indices] = True
-    return matrix
 
 
 def _reference(
@@ -136,23 +90,23 @@ def _reference(
     check_range("targets", targets, block.total)
     check_known_values(indptr, indices, block.total)
     z = queries @ apply_mask(entities, mask).T
-    if anywhere(bool(z.isnan().any()), group, z.device):
-        raise ValueError(_NAN)
+    if any_process(bool(z.isnan().any()), group, z.device):
+        raise ValueError(NAN)
     own = block.known(indptr, indices)
-    others = ~_known_matrix(*own, (z.shape[0], z.shape[1]), z.device)
+    others = ~known_matrix(*own, (z.shape[0], z.shape[1]), z.device)
     rows, columns = block.held(targets)
     others[rows, columns] = False
     score = z.new_zeros(z.shape[0])
     score[rows] = z[rows, columns]
-    score = summed(score, group)[:, None]
+    score = all_reduce_sum(score, group)[:, None]
     greater, equal = ((z > score) & others).sum(1), ((z == score) & others).sum(1)
-    return summed(greater, group), summed(equal, group)
+    return all_reduce_sum(greater, group), all_reduce_sum(equal, group)
 
 
-_rank_targets = torch.library.custom_op("metasd::rank_targets", mutates_args=())(_reference)
+_rank_targets = operation("rank_targets", _reference)
 
 
-@_rank_targets.register_kernel("cpu")
+@fp32_kernel("rank_targets", "cpu")
 def _cpu(
     queries: Tensor,
     entities: Tensor,
@@ -165,10 +119,6 @@ def _cpu(
     group: str = "",
     first: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    if entities.dtype != torch.float32:
-        return _reference(
-            queries, entities, targets, indptr, indices, mask, precision, score_memory, group, first
-        )
     block = block_of(entities, first, group)
     check_range("targets", targets, block.total)
     check_known_values(indptr, indices, block.total)
@@ -188,13 +138,13 @@ def _cpu(
         scores = torch.zeros(at.stop - at.start)
         held, places = block.held(targets[at])
         for part in parts:
-            z = _scores(left[at], right[part])
+            z = score_block(left[at], right[part])
             inside = (places >= part.start) & (places < part.stop)
             scores[held[inside]] = z[held[inside], places[inside] - part.start].float()
-        summed(scores, group)
+        all_reduce_sum(scores, group)
         for part in parts:
             if len(parts) > 1:
-                z = _scores(left[at], right[part])
+                z = score_block(left[at], right[part])
             found_nan += _C.rank(
                 z.data_ptr(),
                 dtype == torch.bfloat16,
@@ -210,14 +160,9 @@ def _cpu(
                 equal[at].data_ptr(),
                 torch.get_num_threads(),
             )
-    if anywhere(found_nan > 0, group, block.device):
-        raise ValueError(_NAN)
-    return summed(greater, group), summed(equal, group)
-
-
-def _scores(left: Tensor, right: Tensor) -> Tensor:
-    z = workspace("scores0", (left.shape[0], right.shape[0]), left.dtype)
-    return torch.mm(left, right.T, out=z)
+    if any_process(found_nan > 0, group, block.device):
+        raise ValueError(NAN)
+    return all_reduce_sum(greater, group), all_reduce_sum(equal, group)
 
 
 @_rank_targets.register_fake
@@ -234,102 +179,3 @@ def _fake(
     first: int = 0,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(targets), torch.empty_like(targets)
-
-
-def _topk_reference(
-    queries: Tensor,
-    entities: Tensor,
-    k: int,
-    indptr: Tensor | None,
-    indices: Tensor | None,
-    mask: Tensor | None,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-    first: int = 0,
-) -> tuple[Tensor, Tensor]:
-    block = block_of(entities, first, group)
-    check_k(k, block.total)
-    check_known_values(indptr, indices, block.total)
-    z = queries @ apply_mask(entities, mask).T
-    if anywhere(bool(z.isnan().any()), group, z.device):
-        raise ValueError(_NAN)
-    own = block.known(indptr, indices)
-    z = z.masked_fill(_known_matrix(*own, (z.shape[0], z.shape[1]), z.device), -torch.inf)
-    scores, order = z.sort(dim=1, descending=True, stable=True)
-    scores, order = scores[:, :k].contiguous(), order[:, :k].contiguous()
-    return block.best(scores, order.masked_fill(scores == -torch.inf, -1), k)
-
-
-_topk_entities = torch.library.custom_op("metasd::topk_entities", mutates_args=())(_topk_reference)
-
-
-@_topk_entities.register_kernel("cpu")
-def _topk_cpu(
-    queries: Tensor,
-    entities: Tensor,
-    k: int,
-    indptr: Tensor | None,
-    indices: Tensor | None,
-    mask: Tensor | None,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-    first: int = 0,
-) -> tuple[Tensor, Tensor]:
-    if entities.dtype != torch.float32:
-        return _topk_reference(
-            queries, entities, k, indptr, indices, mask, precision, score_memory, group, first
-        )
-    block = block_of(entities, first, group)
-    check_k(k, block.total)
-    check_known_values(indptr, indices, block.total)
-    indptr, indices = block.known(indptr, indices)
-    dtype = product_dtype(precision)
-    left, right = (
-        operand("queries", queries, None, dtype),
-        operand("entities", entities, mask, dtype),
-    )
-    rows, columns = queries.shape[0], entities.shape[0]
-    height, width = block_shape(rows, columns, 1, dtype.itemsize, score_memory)
-    scores = torch.full((rows, k), -torch.inf)
-    best = torch.full((rows, k), -1, dtype=torch.int64)
-    found_nan = 0
-    for at in blocks(rows, height):
-        for part in blocks(columns, width):
-            z = _scores(left[at], right[part])
-            found_nan += _C.topk(
-                z.data_ptr(),
-                dtype == torch.bfloat16,
-                z.shape[0],
-                z.shape[1],
-                z.shape[1],
-                part.start,
-                k,
-                0 if indptr is None else indptr[at.start :].data_ptr(),
-                0 if indices is None else indices.data_ptr(),
-                scores[at].data_ptr(),
-                best[at].data_ptr(),
-                part.stop == columns,
-                torch.get_num_threads(),
-            )
-    if anywhere(found_nan > 0, group, block.device):
-        raise ValueError(_NAN)
-    return block.best(scores, best, k)
-
-
-@_topk_entities.register_fake
-def _topk_fake(
-    queries: Tensor,
-    entities: Tensor,
-    k: int,
-    indptr: Tensor | None,
-    indices: Tensor | None,
-    mask: Tensor | None,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-    first: int = 0,
-) -> tuple[Tensor, Tensor]:
-    scores = queries.new_empty(queries.shape[0], k)
-    return scores, torch.empty_like(scores, dtype=torch.int64)

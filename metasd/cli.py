@@ -565,7 +565,7 @@ def _place(shards: int | None, replicas: int) -> "sharding.Shards":
 
 def _train(start: Any, path: Path, as_json: bool) -> None:
     from . import sharding
-    from .kernels import GroupError
+    from .kernels import CollectiveError
     from .trainer import Interrupted
 
     try:
@@ -574,10 +574,10 @@ def _train(start: Any, path: Path, as_json: bool) -> None:
     except Interrupted as stopped:
         sharding.stop()
         _stop(f"{stopped}; continue with `metasd resume {path}`", 130)
-    except (KeyboardInterrupt, GroupError) as error:
+    except (KeyboardInterrupt, CollectiveError) as error:
         begun = (path / "config.yaml").exists()
         hint = f"; continue with `metasd resume {path}`" * begun
-        if isinstance(error, GroupError):
+        if isinstance(error, CollectiveError):
             _stop(f"{error}{hint}", 1)
         _stop(f"interrupted{hint}", 130)
     if as_json:

@@ -30,7 +30,7 @@ def plan(graph: Graph, config: Config) -> dict[str, Any]:
     height, width = kernels.block_shape(
         batch, graph.num_entities, matrices, itemsize, train.score_memory
     )
-    tiles = kernels.uses_tiles(train.precision)  # then neither scores nor operands are stored
+    tiles = kernels.uses_amx(train.precision)  # then neither scores nor operands are stored
     scores = 0 if tiles else matrices * height * width * itemsize
     candidates = graph.num_entities * scoring.entity_width
     # Cast operands: source, student joined with its direction, and the product before it is added.

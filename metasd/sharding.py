@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from metasd import kernels
-from metasd.kernels import reaching_others
+from metasd.kernels import collective_errors
 
 from .errors import InputError
 
@@ -85,7 +85,7 @@ def _exchanged(
     rows: Tensor, sending: list[int], coming: list[int], group: dist.ProcessGroup
 ) -> Tensor:
     out = rows.new_empty((sum(coming), *rows.shape[1:]))
-    with reaching_others():
+    with collective_errors():
         dist.all_to_all_single(out, rows, coming, sending, group)
     return out
 
@@ -221,19 +221,19 @@ class Sharded(Shards):
 
     def total(self, losses: dict[str, Tensor], shares: list[float]) -> dict[str, Tensor]:
         found = torch.stack([x * share for x, share in zip(losses.values(), shares, strict=True)])
-        return dict(zip(losses, kernels.summed(found, self._all), strict=True))
+        return dict(zip(losses, kernels.all_reduce_sum(found, self._all), strict=True))
 
     def over_shards(self, x: Tensor) -> Tensor:
-        return kernels.summed(x, self.group)
+        return kernels.all_reduce_sum(x, self.group)
 
     def over_replicas(self, x: Tensor) -> Tensor:
-        return kernels.summed(x, self._replicas)
+        return kernels.all_reduce_sum(x, self._replicas)
 
     def most(self, value: int) -> int:
-        return int(kernels.largest(torch.tensor(value), self._all))
+        return int(kernels.all_reduce_max(torch.tensor(value), self._all))
 
     def wait(self) -> None:
-        with reaching_others():
+        with collective_errors():
             dist.barrier()
 
 
@@ -268,7 +268,7 @@ def start(replicas: int = 1, shards: int | None = None) -> Shards:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with reaching_others():
+        with collective_errors():
             dist.init_process_group(backend, timeout=_TIMEOUT)
     return Sharded(shards, replicas)
 

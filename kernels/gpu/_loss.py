@@ -26,11 +26,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._group import Sums, merged, summed, target_weights
+from .._collectives import Sums, all_reduce_sum, merged, target_weights
 from .._stream import block_shape, blocks
-from . import operands
 from ._launch import cdiv, check_index_range, launch
-from .scores import Scores
+from ._operands import (
+    ALIGNMENT,
+    add_product,
+    library_precision,
+    library_queries,
+    padded,
+    query_operand,
+    table_operand,
+)
+from ._scores import Scores
 
 
 class Side:
@@ -40,18 +48,18 @@ class Side:
     """
 
     def __init__(self, queries: Tensor, tiles: Tensor, table: Tensor, mask: Tensor | None) -> None:
-        self.queries = operands.library_queries(queries, tiles)
+        self.queries = library_queries(queries, tiles)
         self.table, self.mask = table, mask
         self.grad_queries = torch.empty_like(queries)
         self.grad_table = queries.new_empty(table.shape)
 
 
-def student_table(
+def pruned_table(
     entities: Tensor, mask: Tensor | None, pruned: Tensor | None, precision: str
 ) -> Tensor:
     if pruned is not None:
-        return operands.table(pruned, None, precision)
-    return operands.table(entities, mask, precision)
+        return table_operand(pruned, None, precision)
+    return table_operand(entities, mask, precision)
 
 
 def two_models(
@@ -62,14 +70,14 @@ def two_models(
     pruned: Tensor | None,
     precision: str,
 ) -> Scores:
-    """The source's table is masked in the tiles, unless the student has one of its own."""
+    """The source's table is masked in the tiles, unless the pruned model has one of its own."""
     return Scores(
         precision,
-        None if pruned is None else operands.table(pruned, None, precision),
-        operands.queries(q_pruned, precision),
+        None if pruned is None else table_operand(pruned, None, precision),
+        query_operand(q_pruned, precision),
         mask if pruned is None else None,
-        operands.table(entities, None, precision),
-        operands.queries(q_source, precision),
+        table_operand(entities, None, precision),
+        query_operand(q_source, precision),
     )
 
 
@@ -147,8 +155,8 @@ def stream(
 
     dtype = scores.table.dtype
     width, height = block_shape(entities, rows, len(sides), dtype.itemsize, score_memory)
-    buffers = [operands.padded(height, width, dtype, device) for _ in sides]
-    with operands.library_precision(scores.precision):
+    buffers = [padded(height, width, dtype, device) for _ in sides]
+    with library_precision(scores.precision):
         for at in blocks(rows, height):
             ids, w = (None if x is None else x[at] for x in (targets, weight))
             for columns in blocks(entities, width):
@@ -162,19 +170,15 @@ def stream(
                     parameters,
                     g,
                     stats.stride(0),
-                    g[0].stride(0) // operands.ALIGNMENT,
+                    g[0].stride(0) // ALIGNMENT,
                     columns.start,
                     **constants,
                 )
                 for side, z in zip(sides, g, strict=True):
                     table, queries = side.table[columns], side.queries[at]
                     mask = None if side.mask is None else side.mask[columns]
-                    operands.add_product(
-                        side.grad_queries[at], z, table, None, add=columns.start > 0
-                    )
-                    operands.add_product(
-                        side.grad_table[columns], z.T, queries, mask, add=at.start > 0
-                    )
+                    add_product(side.grad_queries[at], z, table, None, add=columns.start > 0)
+                    add_product(side.grad_table[columns], z.T, queries, mask, add=at.start > 0)
     return stats
 
 
@@ -184,4 +188,4 @@ def _target_scores(scores: Scores, targets: Tensor, group: str) -> Tensor:
         return scores.of_targets(targets)
     here = (targets >= 0) & (targets < scores.entities)
     found = scores.of_targets(targets.clamp(0, scores.entities - 1))
-    return summed(torch.where(here, found, 0.0), group)
+    return all_reduce_sum(torch.where(here, found, 0.0), group)

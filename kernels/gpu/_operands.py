@@ -1,10 +1,10 @@
-"""What the products on a GPU read: operands in the product's format, and the library's products.
+"""Operands of the products on a GPU in the product's format, and the library's products.
 
 A bf16 product reads bf16 copies of the tables, made once an operation: the library's `G @ E` needs
 them anyway, and a tile step of 128 x 128 for two models then takes 784 bytes a column through the
 L2 cache (128 entities at 2 bytes, their mask bits, 2 x 128 queries) against 1040 from fp32 tables.
 A copy costs 6 bytes a weight once and saves 2 a weight in each of 2 passes over B / 128 row blocks.
-The copies are of whole tables: the student's mask is applied to the source's copy in registers.
+The copies are of whole tables: the mask is applied to the source's copy in registers.
 
 fp32 and tf32 products read the tables where they lie.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .rows import copy_rows
+from ._copy_rows import copy_rows
 
 ALIGNMENT = 16
 """Elements: rows of copies and of score blocks start on 32 bytes or more, as the library's fastest
@@ -34,7 +34,7 @@ def padded(rows: int, columns: int, dtype: torch.dtype, device: torch.device) ->
     return torch.empty((rows, stride), dtype=dtype, device=device)[:, :columns]
 
 
-def queries(q: Tensor, precision: str) -> Tensor:
+def query_operand(q: Tensor, precision: str) -> Tensor:
     """fp32 queries (B, d) as the tiles take them: (parts, B, d), rows aligned.
 
     bf16: one part. tf32: one part, fp32 rounded to tf32. fp32: three bf16 parts whose sum is q.
@@ -54,7 +54,7 @@ def library_queries(q: Tensor, tiles: Tensor) -> Tensor:
     return q if len(tiles) == 3 else tiles[0]
 
 
-def table(x: Tensor, mask: Tensor | None, precision: str) -> Tensor:
+def table_operand(x: Tensor, mask: Tensor | None, precision: str) -> Tensor:
     """mask * x in the format of the products: x itself where nothing has to change."""
     if precision != "bf16" and mask is None:
         return x

@@ -1,4 +1,4 @@
-"""Score matrices as the kernels take them, and how their tiles are spread over programs."""
+"""Score matrices as the tile kernels take them, and their launch."""
 
 import math
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import operands
 from ._launch import GROUP, Tile, cdiv, launch, tile
-from .tiles import target_score_kernel
+from ._operands import ALIGNMENT, lanes
+from ._tiles import target_score_kernel
 
 
 @dataclass
 class Scores:
-    """One to three score matrices (B, N) whose tiles are made together (see `tiles.score_tiles`).
+    """One to three score matrices (B, N) whose tiles are made together (see `_tiles.score_tiles`).
 
-    Tables are (N, d) from `operands.table`, queries (parts, B, d) from `operands.queries`.
+    Tables are (N, d) from `table_operand`, queries (parts, B, d) from `query_operand`.
     """
 
     precision: str
-    student: Tensor | None
-    q_student: Tensor
+    pruned: Tensor | None
+    q_pruned: Tensor
     mask: Tensor | None = None
     source: Tensor | None = None
     q_source: Tensor | None = None
@@ -34,13 +34,13 @@ class Scores:
 
     @property
     def table(self) -> Tensor:
-        found = self.source if self.student is None else self.student
+        found = self.source if self.pruned is None else self.pruned
         assert found is not None
         return found
 
     @property
     def rows(self) -> int:
-        return self.q_student.shape[1]
+        return self.q_pruned.shape[1]
 
     @property
     def entities(self) -> int:
@@ -65,8 +65,8 @@ class Scores:
 
         return Scores(
             self.precision,
-            table(self.student),
-            self.q_student[:, rows],
+            table(self.pruned),
+            self.q_pruned[:, rows],
             table(self.mask),
             table(self.source),
             queries(self.q_source),
@@ -75,7 +75,7 @@ class Scores:
         )
 
     def of_targets(self, targets: Tensor) -> Tensor:
-        """Scores of every row's target, from int64 (B,): (models, B), the student's first.
+        """Scores of every row's target, from int64 (B,): (models, B), the pruned model's first.
 
         They have the bits of the same scores anywhere else: a score's sum over the width is taken
         in the same order wherever the tile lies that makes it.
@@ -89,22 +89,22 @@ class Scores:
     ) -> None:
         """Launches a tile kernel: one program for each tile of `self.tile`, or as many as said.
 
-        The kernel takes (operands, *arguments, sizes, constants): see `tiles.score_tiles`.
+        The kernel takes (operands, *arguments, sizes, constants): see `_tiles.score_tiles`.
         """
         t = self.tile
         pointers = (
             self.source,
-            self.student,
+            self.pruned,
             self.direction,
             self.mask,
             self.q_source,
-            self.q_student,
+            self.q_pruned,
             self.q_tangent,
-            operands.lanes(self.device),
+            lanes(self.device),
         )
-        part = self.q_student.stride(0) if len(self.q_student) == 3 else 0
+        part = self.q_pruned.stride(0) if len(self.q_pruned) == 3 else 0
         width, stride = self.table.shape[1], self.table.stride(0)
-        if self.table.dtype == torch.bfloat16:  # a copy, whose rows go on in zeros
+        if self.table.dtype == torch.bfloat16:  # a copy, whose rows continue in zeros
             width, alignment = stride, 16
         else:  # four fp32 are 16 bytes, the widest load
             alignment = math.gcd(width, stride, 4)
@@ -117,8 +117,8 @@ class Scores:
             self.rows,
             width // alignment,
             stride // alignment,
-            self.q_student.stride(1) // operands.ALIGNMENT,
-            part // operands.ALIGNMENT,
+            self.q_pruned.stride(1) // ALIGNMENT,
+            part // ALIGNMENT,
             MODELS=self.models,
             PRECISION=self.precision,
             ALIGNMENT=alignment,

@@ -1,4 +1,4 @@
-"""The tile that every 1-N kernel is built on: z.T = (mask * entities) @ queries.T, in registers.
+"""The tile under every 1-N kernel: z.T = (mask * entities) @ queries.T, in registers.
 
 The entity tile is the left operand, which the tensor cores of Hopper take from registers: there its
 mask is applied, one 32-bit word loaded for 32 columns. What a kernel makes of the tile is its own.
@@ -61,17 +61,17 @@ def score_tiles(
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Score tiles (z_source, z_student, zdot), fp32 (BLOCK_N, BLOCK_B); later ones only if asked.
+    """Score tiles (z_source, z_pruned, zdot), fp32 (BLOCK_N, BLOCK_B); later ones only if asked.
 
-    MODELS 1: z_student alone, from `student` under `mask`. MODELS 2: z_source from `source` too,
-    and the student's table is `source` under `mask` unless `student` is given, which is not masked.
-    MODELS 3: zdot = student @ q_tangent.T + (mask * direction) @ q_student.T besides.
+    MODELS 1: z_pruned alone, from `pruned` under `mask`. MODELS 2: z_source from `source` too,
+    and the pruned model's table is `source` under `mask` unless `pruned` is given, which is not
+    masked.
+    MODELS 3: zdot = pruned @ q_tangent.T + (mask * direction) @ q_pruned.T besides.
 
     Args:
-        operands: pointers (source, student, direction, mask, q_source, q_student, q_tangent,
-        lanes);
-            what is not needed is None. Tables are (entities, width) fp32 or bf16; queries are
-            (parts, rows, width) as `operands.queries` makes them; lanes holds 0 .. 31, int32.
+        operands: pointers (source, pruned, direction, mask, q_source, q_pruned, q_tangent,
+            lanes); what is not needed is None. Tables are (entities, width) fp32 or bf16; queries
+            are (parts, rows, width) as `query_operand` makes them; lanes holds 0 .. 31, int32.
         width, table_stride: of a table's row, and from row to row, in units of ALIGNMENT elements:
             that is how the compiler knows what divides them.
         query_stride, query_part: from row to row of queries, and from part to part of fp32 ones, in
@@ -79,7 +79,7 @@ def score_tiles(
         entity (BLOCK_N,), row (BLOCK_B,): numbers of the tile's rows and columns. Past the end the
             last row is read in their place: the caller drops what comes of it.
     """
-    source, student, direction, mask, q_source, q_student, q_tangent, lanes = operands
+    source, pruned, direction, mask, q_source, q_pruned, q_tangent, lanes = operands
     width, table_stride = width * ALIGNMENT, tl.cast(table_stride, tl.int64) * ALIGNMENT
     query_stride, query_part = query_stride * 16, tl.cast(query_part, tl.int64) * 16
     entity = tl.minimum(entity, entities - 1).to(tl.int64)
@@ -92,7 +92,7 @@ def score_tiles(
     query_at = row[None, :] * query_stride + k[:, None]
     word_at = entity[:, None] * words + word[None, :]
     z_source = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
-    z_student = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
+    z_pruned = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
     zdot = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
     for start in range(0, width, BLOCK_K):
         inside, inside_query = start + k < width, start + k < query_stride
@@ -102,12 +102,12 @@ def score_tiles(
             table = tl.load(source + start + table_at, inside[None, :], 0.0)
             query = _load_query(q_source + start + query_at, inside_query, query_part, PRECISION)
             z_source = _add_product(z_source, table, query, PRECISION)
-        if student is not None:
-            table = tl.load(student + start + table_at, inside[None, :], 0.0)
-        if mask is not None and (MODELS == 1 or student is None):
+        if pruned is not None:
+            table = tl.load(pruned + start + table_at, inside[None, :], 0.0)
+        if mask is not None and (MODELS == 1 or pruned is None):
             table = keep_columns(table, bits, lane)
-        query = _load_query(q_student + start + query_at, inside_query, query_part, PRECISION)
-        z_student = _add_product(z_student, table, query, PRECISION)
+        query = _load_query(q_pruned + start + query_at, inside_query, query_part, PRECISION)
+        z_pruned = _add_product(z_pruned, table, query, PRECISION)
         if MODELS == 3:
             tangent = _load_query(q_tangent + start + query_at, inside_query, query_part, PRECISION)
             zdot = _add_product(zdot, table, tangent, PRECISION)
@@ -115,7 +115,7 @@ def score_tiles(
             if mask is not None:
                 table = keep_columns(table, bits, lane)
             zdot = _add_product(zdot, table, query, PRECISION)
-    return z_source, z_student, zdot
+    return z_source, z_pruned, zdot
 
 
 @triton.jit
@@ -271,7 +271,7 @@ def target_score_kernel(
     first_row = tl.program_id(0) * BLOCK_B
     row = first_row + column
     entity = tl.load(targets + first_row + place, first_row + place < rows, 0)
-    z_source, z_student, _ = score_tiles(
+    z_source, z_pruned, _ = score_tiles(
         operands,
         entities,
         rows,
@@ -289,7 +289,7 @@ def target_score_kernel(
         BLOCK_K,
     )
     diagonal = (place[:, None] == column[None, :]) & (row < rows)[None, :]
-    at = tl.broadcast_to((target_scores + row)[None, :], z_student.shape)
-    tl.store(at, z_student, diagonal)
+    at = tl.broadcast_to((target_scores + row)[None, :], z_pruned.shape)
+    tl.store(at, z_pruned, diagonal)
     if MODELS >= 2:
         tl.store(at + rows, z_source, diagonal)

@@ -1,7 +1,7 @@
-"""Scores straight from compressed tables (metasd.compressed): sparse rows, or codes of few bits.
+"""Scores straight from codes of few bits (metasd.compressed), on a GPU.
 
 The arrays are those of csrc/engine.h. Products are exact to fp32's rounding: a code fits bf16, and
-a query is three bf16 parts; sparse rows are multiplied in fp32.
+a query is three bf16 parts.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
@@ -11,7 +11,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import architecture, cdiv, launch
-from .tiles import dot, split_fp32
+from ._rows import row_of
+from ._tiles import dot, split_fp32
 
 
 def code_scores(
@@ -38,6 +39,9 @@ def code_scores(
     batch, count = out.shape
     hopper = architecture(out.device) == 90  # mma, elsewhere, holds both operands in registers
     block = 16 if batch <= 16 else 64 if hopper else 32
+    step = 64 if hopper else 32
+    if bits == 3:  # eight planes out of three bytes: twice the step spills 122 to 354 instructions
+        step //= 2
     launch(
         _code_scores_kernel,
         (cdiv(count, 128), cdiv(batch, block)),
@@ -55,62 +59,11 @@ def code_scores(
         ZERO=zero,
         BLOCK_N=128,
         BLOCK_B=block,
-        BLOCK_K=64 if hopper else 32,
+        BLOCK_K=step,
         warps=8,
         stages=2,
     )
     return out
-
-
-def sparse_scores(
-    indptr: Tensor,
-    columns: Tensor,
-    values: Tensor,
-    scale: Tensor | None,
-    queries: Tensor,
-    rows: Tensor | None,
-    first: int,
-    out: Tensor,
-) -> Tensor:
-    """The same of sparse rows: row i has values[indptr[i] : indptr[i + 1]].
-
-    Args:
-        indptr: int64 (table rows + 1,).
-        columns: of each value its column, int32; or uint8, the gap to the one before less one.
-        values: fp32, fp16, bf16 or int8.
-        scale: fp32 (table rows,) or None.
-    """
-    batch, count = out.shape
-    block = min(4, triton.next_power_of_2(batch))
-    launch(
-        _sparse_scores_kernel,
-        (cdiv(count, 8), cdiv(batch, block)),
-        indptr,
-        columns,
-        values,
-        scale,
-        queries.T.contiguous(),
-        rows,
-        out,
-        first,
-        count,
-        batch,
-        GAPS=columns.element_size() == 1,
-        BLOCK_N=8,
-        BLOCK_B=block,
-        BLOCK_K=64,
-        warps=4,
-        stages=1,
-    )
-    return out
-
-
-@triton.jit
-def _row_of(rows, first, place, inside):
-    if rows is None:
-        return first + place.to(tl.int64)
-    else:
-        return first + tl.load(rows + place, inside, 0)
 
 
 @triton.jit(do_not_specialize=["first", "count", "batch", "bytes", "width"])
@@ -134,7 +87,7 @@ def _code_scores_kernel(
     place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     query = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     inside, asked = place < count, query < batch
-    row = _row_of(rows, first, place, inside)
+    row = row_of(rows, first, place, inside)
     code_at = codes + row[:, None] * bytes
     query_at = queries + query.to(tl.int64)[None, :] * width
     vectors: tl.constexpr = 3 if BITS == 3 else 1
@@ -162,47 +115,5 @@ def _code_scores_kernel(
             z = dot(code, q2, z)
             z = dot(code, q1, z)
     z *= tl.load(scale + row, inside, 0.0)[:, None]
-    at = out + query.to(tl.int64)[None, :] * count + place[:, None]
-    tl.store(at, z, inside[:, None] & asked[None, :])
-
-
-@triton.jit(do_not_specialize=["first", "count", "batch"])
-def _sparse_scores_kernel(
-    indptr,
-    columns,
-    values,
-    scale,
-    queries,
-    rows,
-    out,
-    first,
-    count,
-    batch,
-    GAPS: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """`queries` is (width, batch)."""
-    place = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    query = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
-    inside, asked = place < count, query < batch
-    row = _row_of(rows, first, place, inside)
-    begin, end = tl.load(indptr + row, inside, 0), tl.load(indptr + row + 1, inside, 0)
-    z = tl.zeros((BLOCK_N, BLOCK_B), tl.float32)
-    last = tl.full((BLOCK_N,), -1, tl.int32)
-    for start in range(0, tl.max(end - begin, 0), BLOCK_K):
-        at = begin[:, None] + start + tl.arange(0, BLOCK_K)[None, :]
-        there = at < end[:, None]
-        column = tl.load(columns + at, there, 0).to(tl.int32)
-        if GAPS:
-            column = last[:, None] + tl.cumsum(column + 1, 1)
-            last = tl.max(column, 1)
-        value = tl.load(values + at, there, 0).to(tl.float32)
-        query_at = column.to(tl.int64)[:, :, None] * batch + query[None, None, :]
-        q = tl.load(queries + query_at, there[:, :, None] & asked[None, None, :], 0.0)
-        z += tl.sum(value[:, :, None] * q, 1)
-    if scale is not None:
-        z *= tl.load(scale + row, inside, 0.0)[:, None]
     at = out + query.to(tl.int64)[None, :] * count + place[:, None]
     tl.store(at, z, inside[:, None] & asked[None, :])

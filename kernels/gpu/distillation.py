@@ -1,17 +1,18 @@
-"""Two models that teach each other over all entities, on a GPU (see `loss`)."""
+"""Distillation between two models over all entities, on a GPU (see `_loss`)."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return"
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..distillation import sums
-from . import operands
+from ..distillation import Arguments, Results, sums
 from ._launch import product_precision
-from .loss import Loss, Side, row_weights, stream, two_models
-from .tiles import (
+from ._loss import Loss, Side, row_weights, stream, two_models
+from ._operands import table_operand
+from ._tiles import (
     exp,
     partial_place,
     score_tiles,
@@ -22,65 +23,43 @@ from .tiles import (
 )
 
 
-def distillation(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    entities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    targets: Tensor,
-    weight: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    mutual: bool,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def distillation(*arguments: Any) -> Results:
     """`metasd::distillation` for fp32 tables."""
-    row_weight = row_weights(targets, weight, entities.shape[0], group)
-    precision = product_precision(precision)
-    scores = two_models(q_source, q_pruned, entities, mask, pruned, precision)
+    a = Arguments(*arguments)
+    row_weight = row_weights(a.targets, a.weight, a.entities.shape[0], a.group)
+    precision = product_precision(a.precision)
+    scores = two_models(a.q_source, a.q_pruned, a.entities, a.mask, a.pruned, precision)
     table = scores.table
-    if pruned is None and mask is not None:  # the library is given what the tiles mask in registers
-        table = operands.table(entities, mask, precision)
+    if a.pruned is None and a.mask is not None:  # the tiles mask it in registers, the library not
+        table = table_operand(a.entities, a.mask, precision)
     assert scores.source is not None
     assert scores.q_source is not None
-    student = Side(q_pruned, scores.q_student, table, mask)
-    source = Side(q_source, scores.q_source, scores.source, None) if mutual else None
-    by_log, by_difference = forward_weight, backward_weight
-    if not mutual:  # the student is the second argument of K: its two terms change roles
-        by_log, by_difference = backward_weight, forward_weight
-    rows = q_source.shape[0]
+    pruned = Side(a.q_pruned, scores.q_pruned, table, a.mask)
+    source = Side(a.q_source, scores.q_source, scores.source, None) if a.mutual else None
+    rows = a.batch
     stats = stream(
         _DISTILLATION,
         scores,
-        [student] if source is None else [student, source],
-        targets,
+        [pruned] if source is None else [pruned, source],
+        a.targets,
         row_weight,
-        (1 / temperature, by_log, by_difference, 1 / max(rows, 1)),
-        score_memory,
-        sums(temperature),
-        group,
-        TAU=int(temperature) if temperature in (1, 2, 3, 4) else 0,
-        MUTUAL=mutual,
+        (1 / a.temperature, *a.exchange, 1 / max(rows, 1)),
+        a.score_memory,
+        sums(a.temperature),
+        a.group,
+        TAU=int(a.temperature) if a.temperature in (1, 2, 3, 4) else 0,
+        MUTUAL=a.mutual,
     )
     loss = stats[9].sum() / max(rows, 1)
     if source is None:
-        return (
-            torch.zeros_like(loss),
-            loss,
-            q_source.new_empty(0),
-            student.grad_queries,
-            student.grad_table,
-        )
+        nothing = a.q_source.new_empty(0)
+        return torch.zeros_like(loss), loss, nothing, pruned.grad_queries, pruned.grad_table
     return (
         stats[10].sum() / max(rows, 1),
         loss,
         source.grad_queries,
-        student.grad_queries,
-        source.grad_table.add_(student.grad_table),
+        pruned.grad_queries,
+        source.grad_table.add_(pruned.grad_table),
     )
 
 
@@ -116,8 +95,8 @@ def _distillation_statistics_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """partial (8, blocks, rows): maxima of source and student; sums of exp(z - maximum); sums of
-    e = exp((z - maximum) / tau); sums of e_s (z_s - z_p) / tau and of e_p (z_p - z_s) / tau.
+    """partial (8, blocks, rows): maxima of source and pruned model; sums of exp(z - maximum); sums
+    of e = exp((z - maximum) / tau); sums of e_s (z_s - z_p) / tau and of e_p (z_p - z_s) / tau.
     """
     first_row, first_entity = tile_place(entities, rows, GROUP, BLOCK_N, BLOCK_B)
     row, entity = first_row + tl.arange(0, BLOCK_B), first_entity + tl.arange(0, BLOCK_N)
@@ -144,15 +123,15 @@ def _distillation_statistics_kernel(
     for i in tl.static_range(len(z_s)):
         part = first_row + i * z_s[0].shape[1] + tl.arange(0, z_s[0].shape[1])
         valid = part < rows
-        for student in tl.static_range(2):
-            z = z_p[i] if student else z_s[i]
-            other = z_s[i] if student else z_p[i]
-            to, top = at + student * step + part, tl.max(z, 0)
+        for pruned in tl.static_range(2):
+            z = z_p[i] if pruned else z_s[i]
+            other = z_s[i] if pruned else z_p[i]
+            to, top = at + pruned * step + part, tl.max(z, 0)
             tl.store(to, top, valid)
             e = tl.where(real, exp((z - top[None, :]) * inverse_tau), 0.0)
             tl.store(to + 4 * step, tl.sum(e, 0), valid)
             tl.store(to + 6 * step, tl.sum(e * (z - other), 0) * inverse_tau, valid)
-            if MUTUAL or student:
+            if MUTUAL or pruned:
                 e = tl.where(real, exp_whole(z - top[None, :], e, TAU), 0.0)
                 tl.store(to + 2 * step, tl.sum(e, 0), valid)
 
@@ -172,9 +151,9 @@ def _distillation_combine_kernel(
     BLOCKS: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """stats (11, rows): maxima of source and student; 1 / sums at temperature 1; 1 / sums at tau;
+    """stats (11, rows): maxima of source and pruned model; 1 / sums at temperature 1, and at tau;
     the shift in log(p_p / p_s) = (b - a) / tau + shift, where a and b are scores less their maxima;
-    KL(p_s || p_p), KL(p_p || p_s); losses of the student and, if MUTUAL, of the source.
+    KL(p_s || p_p), KL(p_p || p_s); losses of the pruned model and, if MUTUAL, of the source.
     """
     inverse_tau, by_log, by_difference, _ = parameters
     row = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -260,7 +239,7 @@ def _distillation_gradient_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """g: (rows, entities) of the student and, if MUTUAL, of the source."""
+    """g: (rows, entities) of the pruned model and, if MUTUAL, of the source."""
     inverse_tau, by_log, by_difference, scale = parameters
     first_row, first_entity = tile_place(entities, rows, GROUP, BLOCK_N, BLOCK_B)
     row, entity = first_row + tl.arange(0, BLOCK_B), first_entity + tl.arange(0, BLOCK_N)

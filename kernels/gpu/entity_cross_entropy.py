@@ -1,4 +1,4 @@
-"""Cross entropy of 1-N scores over all entities on a GPU (see `loss`)."""
+"""Cross entropy of 1-N (1vsAll) scores on a GPU (see `_loss`)."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return"
 
@@ -7,11 +7,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..entity_cross_entropy import SUMS
-from . import operands
 from ._launch import product_precision
-from .loss import Loss, Side, row_weights, stream, student_table
-from .scores import Scores
-from .tiles import exp, partial_place, score_tiles, store_scores, tile_kernel, tile_place
+from ._loss import Loss, Side, pruned_table, row_weights, stream
+from ._operands import query_operand
+from ._scores import Scores
+from ._tiles import exp, partial_place, score_tiles, store_scores, tile_kernel, tile_place
 
 
 def entity_cross_entropy(
@@ -28,9 +28,9 @@ def entity_cross_entropy(
     """`metasd::entity_cross_entropy` for fp32 tables."""
     row_weight = row_weights(targets, weight, entities.shape[0], group)
     precision = product_precision(precision)
-    table = student_table(entities, mask, pruned, precision)
-    scores = Scores(precision, table, operands.queries(queries, precision))
-    side = Side(queries, scores.q_student, table, mask)
+    table = pruned_table(entities, mask, pruned, precision)
+    scores = Scores(precision, table, query_operand(queries, precision))
+    side = Side(queries, scores.q_pruned, table, mask)
     rows = queries.shape[0]
     stats = stream(
         _CROSS_ENTROPY,

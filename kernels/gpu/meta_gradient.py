@@ -1,16 +1,18 @@
-"""The quiz loss's gradient through the student's inner step, on a GPU (see `loss`)."""
+"""The meta gradient on a GPU (see `_loss`)."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return"
+
+from typing import Any
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..meta_gradient import sums
-from . import operands
+from ..meta_gradient import Arguments, sums
 from ._launch import product_precision
-from .loss import Loss, Side, stream, two_models
-from .tiles import (
+from ._loss import Loss, Side, stream, two_models
+from ._operands import query_operand, table_operand
+from ._tiles import (
     exp,
     partial_place,
     score_tiles,
@@ -21,42 +23,27 @@ from .tiles import (
 )
 
 
-def meta_gradient(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    dq_pruned: Tensor,
-    entities: Tensor,
-    dentities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    inner_lr: float,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor]:
+def meta_gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
     """`metasd::meta_gradient` for fp32 tables."""
-    precision = product_precision(precision)
-    scores = two_models(q_source, q_pruned, entities, mask, pruned, precision)
-    scores.q_tangent = operands.queries(dq_pruned, precision)
-    scores.direction, scores.mask = operands.table(dentities, None, precision), mask
+    a = Arguments(*arguments)
+    precision = product_precision(a.precision)
+    scores = two_models(a.q_source, a.q_pruned, a.entities, a.mask, a.pruned, precision)
+    scores.q_tangent = query_operand(a.dq_pruned, precision)
+    scores.direction, scores.mask = table_operand(a.dentities, None, precision), a.mask
     assert scores.source is not None
     assert scores.q_source is not None
-    side = Side(q_source, scores.q_source, scores.source, None)
-    scale = inner_lr / temperature**2 / max(scores.rows, 1)
-    parameters = (1 / temperature, scale * forward_weight, scale * backward_weight)
+    side = Side(a.q_source, scores.q_source, scores.source, None)
+    scale = a.inner_lr / a.temperature**2 / max(scores.rows, 1)
     stream(
         _META,
         scores,
         [side],
         None,
         None,
-        parameters,
-        score_memory,
-        sums(temperature),
-        group,
+        (1 / a.temperature, scale * a.forward_weight, scale * a.backward_weight),
+        a.score_memory,
+        sums(a.temperature),
+        a.group,
     )
     return side.grad_queries, side.grad_table
 
@@ -80,7 +67,7 @@ def _meta_statistics_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """partial (6, blocks, rows): maxima of source and student; sums of e = exp((z - maximum) /
+    """partial (6, blocks, rows): maxima of source and pruned model; sums of e = exp((z - maximum) /
     tau); sums of e * zdot.
     """
     first_row, first_entity = tile_place(entities, rows, GROUP, BLOCK_N, BLOCK_B)
@@ -108,9 +95,9 @@ def _meta_statistics_kernel(
     for i in tl.static_range(len(z_s)):
         part = first_row + i * z_s[0].shape[1] + tl.arange(0, z_s[0].shape[1])
         valid = part < rows
-        for student in tl.static_range(2):
-            z = z_p[i] if student else z_s[i]
-            to, top = at + student * step + part, tl.max(z, 0)
+        for pruned in tl.static_range(2):
+            z = z_p[i] if pruned else z_s[i]
+            to, top = at + pruned * step + part, tl.max(z, 0)
             tl.store(to, top, valid)
             e = tl.where(real, exp((z - top[None, :]) * inverse_tau), 0.0)
             tl.store(to + 2 * step, tl.sum(e, 0), valid)
@@ -130,7 +117,7 @@ def _meta_combine_kernel(
     BLOCKS: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """stats (6, rows): maxima of source and student, 1 / sums, means of zdot."""
+    """stats (6, rows): maxima of source and pruned model, 1 / sums, means of zdot."""
     inverse_tau = parameters[0]
     row = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     valid = row < rows
@@ -206,11 +193,11 @@ def _meta_gradient_kernel(
         part = first_row + i * z_s[0].shape[1] + tl.arange(0, z_s[0].shape[1])
         valid = part < rows
         value = tl.zeros(z_s[0].shape, tl.float32)
-        for student in tl.static_range(2):
-            z = z_p[i] if student else z_s[i]
-            stat = stats + student * step + part
+        for pruned in tl.static_range(2):
+            z = z_p[i] if pruned else z_s[i]
+            stat = stats + pruned * step + part
             e = exp((z - tl.load(stat, valid, 0.0)[None, :]) * inverse_tau)
-            factor = tl.load(stat + 2 * step, valid, 0.0) * (backward if student else forward)
+            factor = tl.load(stat + 2 * step, valid, 0.0) * (backward if pruned else forward)
             value += e * factor[None, :] * (zdot[i] - tl.load(stat + 4 * step, valid, 0.0)[None, :])
         store_scores(g[0], value, entity, part, entities, rows, g_stride, True)
 

@@ -1,4 +1,4 @@
-"""Rows rounded to a grid of their own (kernels/quantize.py), one program a row."""
+"""Rows rounded to few levels on a GPU, one program per row."""
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 
@@ -15,10 +15,10 @@ _TRIED = 4
 """Steps beside the one that the largest magnitude gives."""
 
 
-def quantize_rows(table: Tensor, mask: Tensor | None, values: str) -> Tensor:
-    """`kernels.quantize_rows` of fp32 (rows, columns)."""
+def quantize_rows(table: Tensor, mask: Tensor | None, weight_format: str) -> Tensor:
+    """`metasd::quantize_rows` for fp32 (rows, columns)."""
     rows, columns = table.shape
-    zero, levels, tried = _C.GRIDS[values]
+    zero, levels, tried = _C.WEIGHT_FORMATS[weight_format]
     out = torch.empty_like(table)
     block = triton.next_power_of_2(max(columns, 16))
     launch(

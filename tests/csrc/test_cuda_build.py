@@ -10,7 +10,7 @@ import pytest
 
 from metasd import _C
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CXX = os.environ.get("CXX", "c++")
 NVCC = shutil.which("nvcc", path=f"{os.environ.get('PATH')}:/usr/local/cuda/bin")
 
@@ -30,7 +30,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 def test_mask_kernels_run_on_the_processor(tmp_path: Path) -> None:
     program = tmp_path / "topk_mask"
     flags = ["-std=c++17", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=undefined"]
-    folder = Path("tests", "cuda_on_host")
+    folder = Path("tests", "csrc", "cuda_on_host")
     built = run(
         CXX, *flags, "-Icsrc", f"-I{folder}", folder / "topk_mask.cpp", "-o", program, LC_ALL="C"
     )

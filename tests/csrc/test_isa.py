@@ -13,7 +13,7 @@ from metasd import _C, kernels
 from metasd.kernels import _stream
 
 OTHERS = kc.ISAS[kc.ISAS.index(kc.STREAMING) + 1 :]
-"""Compared with the widest whose scores pass through memory; tiles have tests of their own."""
+"""Compared with the widest whose scores pass through memory; AMX has tests of its own."""
 
 
 def test_portable_is_always_there() -> None:

@@ -20,7 +20,7 @@ MASKS = ["none", "ones", "zeros", "random"]
 ISAS = [
     name for name in ("amx", "avx512bf16", "avx512", "avx2", "portable") if _C.isa_supported(name)
 ]
-"""What this processor has, the widest first: the one in use unless told otherwise."""
+"""What this processor has, the widest first: by default the one in use."""
 
 STREAMING = next(name for name in ISAS if name != "amx")
 """The widest in which losses in bf16 pass through blocks of scores."""
@@ -83,7 +83,7 @@ class Case:
         return replace(self, **floats)
 
     @property
-    def student(self) -> Tensor:
+    def scored(self) -> Tensor:
         """The table that the pruned model scores."""
         return masked(self.entities, self.mask) if self.pruned is None else self.pruned
 
@@ -143,7 +143,7 @@ def leaf(x: Tensor) -> Tensor:
 
 def cross_entropy_by_autograd(c: Case) -> tuple[Tensor, ...]:
     """(loss, gradient of the pruned queries, gradient of entities)."""
-    q, e = leaf(c.q_pruned), leaf(c.student)
+    q, e = leaf(c.q_pruned), leaf(c.scored)
     loss = cross_entropy(q @ e.T, c.targets, c.weight)
     dq, de = torch.autograd.grad(loss, (q, e))
     return loss.detach(), dq, masked(de, c.mask)
@@ -151,7 +151,7 @@ def cross_entropy_by_autograd(c: Case) -> tuple[Tensor, ...]:
 
 def inner_by_autograd(c: Case) -> tuple[Tensor, ...]:
     """What inner_distillation returns, from the definition of its loss."""
-    q, p = leaf(c.q_pruned), leaf(c.student)
+    q, p = leaf(c.q_pruned), leaf(c.scored)
     z = q @ p.T
     loss = cross_entropy(z, c.targets, c.weight)
     loss = loss + exchange(c.q_source @ c.entities.T, z, *c.exchange)
@@ -161,7 +161,7 @@ def inner_by_autograd(c: Case) -> tuple[Tensor, ...]:
 
 def mutual_by_autograd(c: Case) -> tuple[Tensor, ...]:
     """What mutual_distillation returns, from the definition of its losses."""
-    q_s, e, q_p, p = leaf(c.q_source), leaf(c.entities), leaf(c.q_pruned), leaf(c.student)
+    q_s, e, q_p, p = leaf(c.q_source), leaf(c.entities), leaf(c.q_pruned), leaf(c.scored)
     z_s, z_p = q_s @ e.T, q_p @ p.T
     loss_s = cross_entropy(z_s, c.targets, c.weight) + exchange(z_s, z_p.detach(), *c.exchange)
     loss_p = cross_entropy(z_p, c.targets, c.weight) + exchange(z_p, z_s.detach(), *c.exchange)
@@ -170,12 +170,13 @@ def mutual_by_autograd(c: Case) -> tuple[Tensor, ...]:
 
 
 def meta_by_autograd(c: Case) -> tuple[Tensor, ...]:
-    """What meta_gradient returns, by a double backward through the student's whole inner loss.
+    """What meta_gradient returns, by a double backward through the whole inner loss.
 
-    g is that loss's gradient at the student; v = (dq_pruned, mask * dentities) is given. The source
-    moves the stepped student by -inner_lr * g, so the quiz loss by -inner_lr * <v, g>.
+    g is that loss's gradient at the pruned model; v = (dq_pruned, mask * dentities) is given. The
+    source moves the temporary pruned model by -inner_lr * g, so the quiz loss by
+    -inner_lr * <v, g>.
     """
-    q_s, e, q_p, p = leaf(c.q_source), leaf(c.entities), leaf(c.q_pruned), leaf(c.student)
+    q_s, e, q_p, p = leaf(c.q_source), leaf(c.entities), leaf(c.q_pruned), leaf(c.scored)
     z_p = q_p @ p.T
     loss = cross_entropy(z_p, c.targets, c.weight) + exchange(q_s @ e.T, z_p, *c.exchange)
     g_q, g_p = torch.autograd.grad(loss, (q_p, p), create_graph=True)

@@ -1,4 +1,4 @@
-"""Operations on tables in blocks, one to a process, against one process that has them whole.
+"""Operations on tables in blocks, one per process, against one process that holds all of them.
 
 Every process answers the same questions about its blocks as one alone does about the tables.
 """
@@ -14,11 +14,11 @@ from torch import Tensor
 
 import gpu_cases
 import kernel_cases as kc
+import mask_cases as tm
 import processes
-import test_ranking as tr
-import test_topk_mask as tm
+import ranking_cases as tr
 from metasd import kernels
-from metasd.kernels import _group
+from metasd.kernels import _collectives
 from metasd.kernels.topk_mask import _reference_in_group
 
 Share = tuple[float, ...]
@@ -60,7 +60,7 @@ def answer(call: Callable[[], Any]) -> Any:
 
 def mask_answers(group: str, share: Share) -> Answers:
     """Masks, or an error's text, by what was asked. Processes may have different threads."""
-    rank, _ = _group.processes(group)
+    rank, _ = _collectives.processes(group)
     answers: Answers = {}
 
     def ask(name: str, whole: list[Tensor], fraction: float) -> None:
@@ -106,7 +106,7 @@ def gpu_answers(group: str, share: Share) -> Answers:
 
 def loss_answers(group: str, share: Share) -> list[Tensor]:
     """Losses, gradients of the queries summed over the group, and those of the own block."""
-    rank, _ = _group.processes(group)
+    rank, _ = _collectives.processes(group)
     c = kc.case(7, 301, 33, weighted=True)
     at = block(301, share, rank)
     e, v = c.entities[at].clone(), c.dentities[at].clone()
@@ -130,7 +130,7 @@ def loss_answers(group: str, share: Share) -> list[Tensor]:
     lost = targets + (301 if there else 0)  # the first query's target lies in no block
     refused = answer(partial(kernels.entity_cross_entropy, q, e, lost, mask, group=group))
     assert not group or "must lie in the block of one process" in refused
-    return [*found, *(_group.summed(x, group) for x in [*summed, dq]), *own, de]
+    return [*found, *(_collectives.all_reduce_sum(x, group) for x in [*summed, dq]), *own, de]
 
 
 def _small(group: str, share: Share, dtype: torch.dtype) -> Answers:
@@ -152,7 +152,7 @@ def _small(group: str, share: Share, dtype: torch.dtype) -> Answers:
 def ask(
     name: str, p: tr.Problem, k: int, group: str, share: Share, memory: int = 1 << 20
 ) -> Answers:
-    rank, _ = _group.processes(group)
+    rank, _ = _collectives.processes(group)
     at = block(len(p.entities), share, rank)
     mask = None if p.mask is None else p.mask[at].clone()
     tables = p.queries, p.entities[at].clone()
@@ -170,7 +170,7 @@ def ask(
 
 def sound_answers(group: str) -> Answers:
     """Operations under a group's name as PyTorch's own checks and compiler see them."""
-    rank, size = _group.processes(group)
+    rank, size = _collectives.processes(group)
     p = tr.problem(3, 20)
     share = tuple(1 / size for _ in range(size))
     at = block(20, share, rank)
@@ -199,13 +199,13 @@ def sound_answers(group: str) -> Answers:
 
 def work(group: str) -> dict[int, dict[str, list[Answers]]]:
     """What this process answers as one of the first two, three and four, by its share."""
-    rank, _ = _group.processes(group)
+    rank, _ = _collectives.processes(group)
     answers = {}
     for size, shares in SHARES.items():
         first = dist.new_group(range(size))
         if rank >= size:
             continue
-        name = _group.register_group(first)
+        name = _collectives.register_group(first)
         answers[size] = {
             "masks": [mask_answers(name, share) for share in shares],
             "ranking": [ranking_answers(name, share) for share in shares if size < 4],
@@ -293,10 +293,10 @@ def test_operations_are_sound_within_a_group() -> None:
 
 
 def hang_or_fail(group: str) -> None:
-    rank, _ = _group.processes(group)
+    rank, _ = _collectives.processes(group)
     if rank == 1:
         raise KeyError("of process 1")
-    _group.summed(torch.zeros(1), group)
+    _collectives.all_reduce_sum(torch.zeros(1), group)
 
 
 def test_a_process_that_fails_is_heard_of() -> None:

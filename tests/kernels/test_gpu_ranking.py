@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 import kernel_cases as kc
-import test_ranking as tr
+import ranking_cases as tr
 from metasd import kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -8,6 +8,7 @@ from torch import Tensor
 import kernel_cases as kc
 from metasd import _C, kernels
 from metasd.kernels._checks import in_range
+from metasd.kernels.quantize_rows import _reference as rounded
 from metasd.models import ComplEx
 
 SHAPES = [(1, 1, 1), (7, 31, 5), (13, 33, 0), (5, 300, 40), (101, 130, 17)]
@@ -40,7 +41,7 @@ def test_tables_are_masked_in_place(shape: tuple[int, int, int], kind: str, gpu:
     if mask is None:
         return
     table = x.to(gpu)
-    assert kernels.gpu.apply_mask(table, mask.to(gpu), table) is table
+    assert kernels.apply_mask(table, mask.to(gpu), table) is table
     assert torch.equal(table.cpu(), kc.masked(x, mask))
 
 
@@ -54,20 +55,21 @@ def test_rows_are_scattered_with_the_bits_of_a_sequential_loop(
     for i, row in zip(index.tolist(), new, strict=True):
         wanted[i] += row
     given = out.to(gpu)
-    assert kernels.gpu.scatter_rows(new.to(gpu), index.to(gpu), given) is given
+    assert kernels.scatter_rows(new.to(gpu), None, index.to(gpu), given) is given
     assert torch.equal(given.cpu(), wanted)
 
 
-@pytest.mark.parametrize("values", _C.GRIDS)
+@pytest.mark.parametrize("weight_format", _C.WEIGHT_FORMATS)
 @pytest.mark.parametrize("shape", [(1, 1), (4, 33), (3, 300)], ids=str)
 @pytest.mark.parametrize("kind", kc.MASKS)
-def test_rows_are_rounded_as_on_the_cpu(
-    shape: tuple[int, int], kind: str, values: str, gpu: str
+def test_rows_are_rounded_as_the_reference_does(
+    shape: tuple[int, int], kind: str, weight_format: str, gpu: str
 ) -> None:
     x, mask = kc.table(*shape), kc.packed(kind, *shape)
     with kc.new_memory_is_nan():
-        got = kernels.gpu.quantize_rows(*on(gpu, x, mask), values)
-    torch.testing.assert_close(got.cpu(), kernels.quantize_rows(x, mask, values), rtol=1e-6, atol=0)
+        got = kernels.quantize_rows(*on(gpu, x, mask), weight_format)  # type: ignore[arg-type]
+    wanted = rounded(x.double(), mask, weight_format)
+    torch.testing.assert_close(got.cpu().double(), wanted, rtol=1e-6, atol=0)
 
 
 def test_gradient_is_that_of_indexing(gpu: str) -> None:
@@ -95,7 +97,9 @@ def test_complex_queries_and_scores_in_one_pass(rank: int, kind: str, gpu: str) 
     e_mask, r_mask = kc.packed(kind, 9, 2 * rank), kc.packed(kind, 4, 2 * rank)
     h, r, t = index_of(9, 20, 1), index_of(4, 20, 2), index_of(9, 20, 3)
     x, xm, xi, y, ym, yi, ti = on(gpu, entities, e_mask, h, relations, r_mask, r, t)
-    query, scores = kernels.gpu.complex_rows(x, y, False, xm, xi, ym, yi, x, xm, ti)
+    from metasd.kernels.gpu.complex_product import complex_rows  # imports Triton
+
+    query, scores = complex_rows(x, y, False, xm, xi, ym, yi, x, xm, ti)
     e, w = kc.masked(entities, e_mask).double(), kc.masked(relations, r_mask).double()
     wanted = ComplEx(rank).query(e[h], w[r])
     kc.assert_close([query.cpu(), scores.cpu()], [wanted, (wanted * e[t]).sum(1)], 1e-6)
@@ -120,7 +124,7 @@ def test_indices_out_of_range_are_refused(index: list[int], gpu: str) -> None:
     with pytest.raises(ValueError, match=r"index must lie in 0 .. 5"):
         kernels.masked_rows(table, None, bad)
     with pytest.raises(ValueError, match=r"index must lie in 0 .. 5"):
-        kernels.gpu.scatter_rows(rows, bad, table)
+        kernels.scatter_rows(rows, None, bad, table)
 
 
 def test_views_of_one_index_are_checked_together_and_again_after_a_change(

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from metasd import _C, kernels
-from metasd.kernels.quantize import _reference
+from metasd.kernels.quantize_rows import _reference
 
-LEVELS = {values: levels for values, (_, levels, _) in _C.GRIDS.items()}
+LEVELS = {name: levels for name, (_, levels, _) in _C.WEIGHT_FORMATS.items()}
 ISAS = [isa for isa in ("portable", "avx2", "avx512", "avx512bf16", "amx") if _C.isa_supported(isa)]
 
 
@@ -25,41 +25,41 @@ def table_of(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     return table
 
 
-@pytest.mark.parametrize("values", LEVELS)
+@pytest.mark.parametrize("weight_format", LEVELS)
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 7), (5, 16), (9, 100), (40, 513)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_pass_is_the_definition_in_float64(
-    values: str, rows: int, columns: int, masked: bool
+    weight_format: str, rows: int, columns: int, masked: bool
 ) -> None:
     table = table_of(rows, columns)
     kept = torch.rand(rows, columns, generator=torch.Generator().manual_seed(1)) < 0.6
     mask = kernels.pack_mask(kept) if masked else None
-    found = kernels.quantize_rows(table, mask, values)
-    wanted = _reference((table * kept if masked else table).double(), values)
+    found = kernels.quantize_rows(table, mask, weight_format)
+    wanted = _reference((table * kept if masked else table).double(), None, weight_format)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=0)
-    assert torch.equal(kernels.quantize_rows(table.double(), mask, values), wanted)
+    assert torch.equal(kernels.quantize_rows(table.double(), mask, weight_format), wanted)
 
 
-@pytest.mark.parametrize("values", LEVELS)
-def test_every_instruction_set_rounds_alike(values: str, isa: str) -> None:
+@pytest.mark.parametrize("weight_format", LEVELS)
+def test_every_instruction_set_rounds_alike(weight_format: str, isa: str) -> None:
     table, before = table_of(33, 130), _C.isa()
-    wanted = kernels.quantize_rows(table, None, values)
+    wanted = kernels.quantize_rows(table, None, weight_format)
     try:
         _C.select_isa(isa)
-        found = kernels.quantize_rows(table, None, values)
+        found = kernels.quantize_rows(table, None, weight_format)
     finally:
         _C.select_isa(before)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("values", LEVELS)
-def test_a_row_has_no_more_levels_than_its_grid_and_zeros_stay(values: str) -> None:
+@pytest.mark.parametrize("weight_format", LEVELS)
+def test_a_row_has_no_more_levels_than_its_format_and_zeros_stay(weight_format: str) -> None:
     table = table_of(50, 400)
-    found = kernels.quantize_rows(table, None, values)
-    most = {"int3": 9, "int2": 5}.get(values, 2 * LEVELS[values] + 1)
+    found = kernels.quantize_rows(table, None, weight_format)
+    most = {"int3": 9, "int2": 5}.get(weight_format, 2 * LEVELS[weight_format] + 1)
     assert max(len(row.unique()) for row in found) <= most
     assert not found[table == 0].any()
-    if not _C.GRIDS[values][0]:
+    if not _C.WEIGHT_FORMATS[weight_format][0]:
         assert found[table != 0].all()
     assert torch.equal(found.sign() * found, found.abs())
     assert (found * table >= 0).all()
@@ -69,32 +69,34 @@ def test_int2_loses_as_little_of_normal_weights_as_any_four_levels_of_equal_step
     """0.1188 of the variance (Max, Quantizing for Minimum Distortion, 1960); ternary 0.190."""
     table = torch.randn(20, 50_000, generator=torch.Generator().manual_seed(0))
 
-    def lost(values: str) -> float:
-        error = kernels.quantize_rows(table, None, values) - table
+    def lost(weight_format: str) -> float:
+        error = kernels.quantize_rows(table, None, weight_format) - table
         return float(error.square().mean() / table.square().mean())
 
     assert 0.1188 < lost("int2") < 0.1192
     assert 0.185 < lost("ternary") < 0.195
 
 
-@pytest.mark.parametrize("values", LEVELS)
-def test_rows_that_are_on_the_grid_are_kept(values: str) -> None:
+@pytest.mark.parametrize("weight_format", LEVELS)
+def test_rows_that_are_on_the_levels_are_kept(weight_format: str) -> None:
     random = np.random.default_rng(0)
-    whole = random.integers(-LEVELS[values], LEVELS[values] + 1, (30, 200))
-    whole[:, 0] = LEVELS[values]
-    if not _C.GRIDS[values][0]:
+    whole = random.integers(-LEVELS[weight_format], LEVELS[weight_format] + 1, (30, 200))
+    whole[:, 0] = LEVELS[weight_format]
+    if not _C.WEIGHT_FORMATS[weight_format][0]:
         whole |= 1
     rows = torch.from_numpy(whole * 2.0**-7).float()
-    torch.testing.assert_close(kernels.quantize_rows(rows, None, values), rows, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        kernels.quantize_rows(rows, None, weight_format), rows, rtol=1e-6, atol=0
+    )
 
 
-@pytest.mark.parametrize("values", ["int8", "int4", "int3", "int2"])
-def test_a_row_loses_no_more_than_with_the_best_of_many_steps(values: str) -> None:
+@pytest.mark.parametrize("weight_format", ["int8", "int4", "int3", "int2"])
+def test_a_row_loses_no_more_than_with_the_best_of_many_steps(weight_format: str) -> None:
     """Of normal and of heavy-tailed weights, within 12 % of an exhaustive search for the step."""
     random = np.random.default_rng(0)
-    zero, levels, _ = _C.GRIDS[values]
+    zero, levels, _ = _C.WEIGHT_FORMATS[weight_format]
     for row in (random.standard_normal(512), random.standard_t(5, 512)):
-        found = kernels.quantize_rows(torch.from_numpy(row[None]), None, values)[0].numpy()
+        found = kernels.quantize_rows(torch.from_numpy(row[None]), None, weight_format)[0].numpy()
         least = np.inf
         for step in np.abs(row).mean() * np.linspace(0.2, 2, 400):
             if zero:
@@ -106,20 +108,22 @@ def test_a_row_loses_no_more_than_with_the_best_of_many_steps(values: str) -> No
         assert np.square(row - found).sum() < 1.12 * least
 
 
-@pytest.mark.parametrize("values", LEVELS)
+@pytest.mark.parametrize("weight_format", LEVELS)
 @pytest.mark.parametrize("power", [-100, 100])
-def test_the_step_does_not_depend_on_the_size_of_the_weights(values: str, power: int) -> None:
+def test_the_step_does_not_depend_on_the_size_of_the_weights(
+    weight_format: str, power: int
+) -> None:
     table = table_of(20, 300)
-    found = kernels.quantize_rows(table * 2.0**power, None, values)
-    assert torch.equal(found, kernels.quantize_rows(table, None, values) * 2.0**power)
+    found = kernels.quantize_rows(table * 2.0**power, None, weight_format)
+    assert torch.equal(found, kernels.quantize_rows(table, None, weight_format) * 2.0**power)
 
 
-@pytest.mark.parametrize("values", LEVELS)
-def test_nan_is_not_hidden(values: str) -> None:
+@pytest.mark.parametrize("weight_format", LEVELS)
+def test_nan_is_not_hidden(weight_format: str) -> None:
     table = table_of(3, 40)
     table[1, 7] = float("nan")
     for dtype in (torch.float32, torch.float64):
-        found = kernels.quantize_rows(table.to(dtype), None, values)
+        found = kernels.quantize_rows(table.to(dtype), None, weight_format)
         assert found[1].isnan().any()
         assert found[0].isfinite().all()
 
@@ -127,7 +131,7 @@ def test_nan_is_not_hidden(values: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((torch.zeros(2, 3), None, "fp32"), "values must be one of int8, int4"),
+        ((torch.zeros(2, 3), None, "fp32"), "weight_format must be one of int8, int4"),
         ((torch.zeros(3), None, "int8"), "table must be"),
         ((torch.zeros(2, 40), torch.zeros(2, 1, dtype=torch.int32), "int8"), "mask must be"),
     ],

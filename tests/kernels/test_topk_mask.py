@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kernel_cases as kc
+from mask_cases import FILLS, tables_of
 from metasd import _C, kernels
-from metasd.kernels.topk_mask import _cuda
+from metasd.kernels.gpu.topk_mask import topk_mask as on_cuda
 
 FRACTIONS = [0.0, 0.1, 0.5, 0.9, 0.999, 1.0]
 SHAPES = [
@@ -26,16 +27,6 @@ SHAPES = [
     [(13, 95), (7, 129), (29, 17)],
     [(300, 257), (11, 1024)],
 ]
-FILLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "normal": lambda x: x,
-    "constant": torch.ones_like,
-    "mixed signs of one magnitude": lambda x: x.sign() * 0.25,
-    "few magnitudes": lambda x: x.round(),
-    "subnormal": lambda x: (x * 4).round() * torch.finfo(x.dtype).smallest_normal * 2.0**-20,
-    "signed zeros": lambda x: torch.where(x > 1.5, x, x.sign() * 0.0),
-    "infinities": lambda x: torch.where(x.abs() > 1, x.sign() * torch.inf, x),
-    "close neighbours": lambda x: 1 + (x * 8).round() * torch.finfo(x.dtype).eps,
-}
 
 
 def largest(magnitudes: NDArray[np.floating], fraction: float) -> NDArray[np.bool_]:
@@ -50,12 +41,6 @@ def expected(tables: Sequence[Tensor], fraction: float) -> list[NDArray[np.bool_
     joined = np.concatenate([np.abs(t.numpy()).ravel() for t in tables])
     parts = np.split(largest(joined, fraction), np.cumsum([t.numel() for t in tables])[:-1])
     return [part.reshape(t.shape) for part, t in zip(parts, tables, strict=True)]
-
-
-def tables_of(
-    shapes: Sequence[tuple[int, int]], fill: str, dtype: torch.dtype = torch.float32
-) -> list[Tensor]:
-    return [FILLS[fill](kc.table(*shape, seed=i, dtype=dtype)) for i, shape in enumerate(shapes)]
 
 
 def masks_on(
@@ -150,12 +135,12 @@ def test_a_gpu_is_served_without_kernels(
     monkeypatch.setattr(_C, "CUDA_ARCHS", "")
     tables = tables_of([(0, 8), (13, 95), (7, 129), (1, 1)], fill, dtype)
     for fraction in FRACTIONS:
-        assert_masks(_cuda(tables, fraction, False), tables, expected(tables, fraction))
-        assert_masks(_cuda(tables, fraction, True), tables, expected_of_rows(tables, fraction))
+        assert_masks(on_cuda(tables, fraction, False), tables, expected(tables, fraction))
+        assert_masks(on_cuda(tables, fraction, True), tables, expected_of_rows(tables, fraction))
     tables[1][2, 4] = torch.nan
     for per_row in (False, True):
         with pytest.raises(ValueError, match="the tables hold NaN"):
-            _cuda(tables, 0.5, per_row)
+            on_cuda(tables, 0.5, per_row)
 
 
 @pytest.mark.parametrize("granularity", ["weight", "row"])
