@@ -24,18 +24,8 @@ def code_scores(
     rows: Tensor | None,
     first: int,
     out: Tensor,
-) -> Tensor:
-    """out = queries @ (table's rows first + rows).T, of rows of codes less `zero` and a scale each.
-
-    Args:
-        codes: uint8 (table rows, bytes of a row).
-        scale: fp32 (table rows,).
-        queries: fp32 (B, width).
-        bits: of a code: 8, 4, 3 or 2.
-        zero: a whole number or a half.
-        rows: int64 (count,), or None for the rows first, first + 1, ...
-        out: fp32 (B, count).
-    """
+) -> None:
+    """`metasd::code_scores`."""
     batch, count = out.shape
     hopper = architecture(out.device) == 90  # mma, elsewhere, holds both operands in registers
     block = 16 if batch <= 16 else 64 if hopper else 32
@@ -63,7 +53,6 @@ def code_scores(
         warps=8,
         stages=2,
     )
-    return out
 
 
 @triton.jit(do_not_specialize=["first", "count", "batch", "bytes", "width"])

@@ -22,15 +22,8 @@ def sparse_scores(
     rows: Tensor | None,
     first: int,
     out: Tensor,
-) -> Tensor:
-    """The same of sparse rows: row i has values[indptr[i] : indptr[i + 1]].
-
-    Args:
-        indptr: int64 (table rows + 1,).
-        columns: of each value its column, int32; or uint8, the gap to the one before less one.
-        values: fp32, fp16, bf16 or int8.
-        scale: fp32 (table rows,) or None.
-    """
+) -> None:
+    """`metasd::sparse_scores`."""
     batch, count = out.shape
     block = min(4, triton.next_power_of_2(batch))
     launch(
@@ -53,7 +46,6 @@ def sparse_scores(
         warps=4,
         stages=1,
     )
-    return out
 
 
 @triton.jit(do_not_specialize=["first", "count", "batch"])

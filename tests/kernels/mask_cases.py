@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,3 +24,9 @@ def tables_of(
     shapes: Sequence[tuple[int, int]], fill: str, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
     return [FILLS[fill](kc.table(*shape, seed=i, dtype=dtype)) for i, shape in enumerate(shapes)]
+
+
+def assert_padding_is_zero(mask: Tensor, columns: int) -> None:
+    if columns % 32:
+        last = mask[:, -1].numpy().view(np.uint32)
+        assert not (last >> (columns % 32)).any()

@@ -55,17 +55,38 @@ def test_ties_and_known_answers(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_target_ties_with_its_copies_alone(precision: str, gpu: str) -> None:
-    """Whatever the rounding: equal rows score alike wherever they lie, and the target is one."""
+def test_a_target_ties_with_its_copies(precision: str, gpu: str) -> None:
+    """Copies in other tiles and other places of a tile, compared bit by bit with the target.
+
+    Whole numbers, whose products are exact in any order: what a sum rounds to is not ours to
+    promise under the interpreter, whose product is numpy's.
+    """
+    q, e = kc.whole_numbers(5, 33, 1), kc.whole_numbers(300, 33, 2)
+    e[[7, 130, 299]] = e[64].clone()
+    p = tr.Problem(q, e, torch.full((5,), 64), [[]] * 5)
+    greater, equal = kernels.rank_targets(
+        q.to(gpu), e.to(gpu), p.targets.to(gpu), precision=precision
+    )
+    assert (greater.tolist(), equal.tolist()) == p.counts()
+    assert min(equal.tolist()) >= 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="rounding is that of tensor cores")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_copies_round_alike_wherever_they_lie(precision: str) -> None:
+    """A score's sum over the width is taken in the same order in every place of every tile."""
     q, e = kc.table(5, 33, 1), kc.table(300, 33, 2)
     e[[7, 130, 299]] = e[64].clone()
-    greater, equal = kernels.rank_targets(
-        q.to(gpu), e.to(gpu), torch.full((5,), 64).to(gpu), precision=precision
-    )
+    targets = torch.full((5,), 64).cuda()
+    _, equal = kernels.rank_targets(q.cuda(), e.cuda(), targets, precision=precision)
     assert equal.tolist() == [3] * 5
-    wanted = (q.double() @ e.double().T > (q.double() @ e[64].double())[:, None] + 1e-9).sum(1)
-    if precision == "fp32":
-        assert greater.tolist() == wanted.tolist()
+
+
+def test_ranks_in_fp32_are_those_in_fp64(gpu: str) -> None:
+    q, e, targets = kc.table(5, 33, 1), kc.table(300, 33, 2), torch.full((5,), 64)
+    greater, _ = kernels.rank_targets(q.to(gpu), e.to(gpu), targets.to(gpu), precision="fp32")
+    assert greater.tolist() == kernels.rank_targets(q.double(), e.double(), targets)[0].tolist()
 
 
 def test_nothing_is_left_out_without_known_answers(gpu: str) -> None:

@@ -139,3 +139,16 @@ def test_nan_is_not_hidden(weight_format: str) -> None:
 def test_what_is_refused(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         kernels.quantize_rows(*arguments)  # type: ignore[arg-type]
+
+
+def test_results_cannot_be_differentiated() -> None:
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        kernels.quantize_rows(table_of(3, 8).requires_grad_(), None, "int4").sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_operation_is_sound(dtype: torch.dtype, masked: bool) -> None:
+    mask = kernels.pack_mask(torch.ones(3, 40, dtype=torch.bool)) if masked else None
+    arguments = (table_of(3, 40).to(dtype), mask, "int3")
+    torch.library.opcheck(torch.ops.metasd.quantize_rows.default, arguments)

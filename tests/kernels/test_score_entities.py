@@ -73,25 +73,6 @@ def test_fp32_gradient_is_that_of_the_product(kind: str) -> None:
     kc.assert_close(got, wanted, 1e-6)
 
 
-@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (13, 67)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_triples_score_their_own_tail(shape: tuple[int, int], dtype: torch.dtype) -> None:
-    q, t = kc.table(*shape, 1, dtype=dtype), kc.table(*shape, 2, dtype=dtype)
-    z = kernels.score_triples(q, t)
-    assert z.shape == shape[:1]
-    wanted = torch.tensor([float(a.double() @ b.double()) for a, b in zip(q, t, strict=True)])
-    kc.assert_close([z], [wanted.double()], 1e-6)
-    every = kernels.score_entities(q, t, precision="fp32")
-    kc.assert_close([z], [every.diagonal()], 1e-6)
-
-
-def test_triples_first_and_second_derivative() -> None:
-    q = kc.leaf(kc.table(3, 5, 1, dtype=torch.float64))
-    t = kc.leaf(kc.table(3, 5, 2, dtype=torch.float64))
-    assert torch.autograd.gradcheck(kernels.score_triples, (q, t))
-    assert torch.autograd.gradgradcheck(kernels.score_triples, (q, t))
-
-
 bad_inputs: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"queries": [1.0]}, TypeError, "queries must be a torch.Tensor; got list"),
     (
@@ -136,15 +117,6 @@ def test_bad_input_is_named(changes: dict[str, Any], error: type[Exception], mes
         kernels.score_entities(**(arguments | changes))
 
 
-def test_triples_name_bad_input() -> None:
-    with pytest.raises(ValueError, match=r"query must have 4 rows; got \(3, 8\)"):
-        kernels.score_triples(torch.zeros(3, 8), torch.zeros(4, 8))
-    with pytest.raises(ValueError, match=r"query must be \(4, 8\) to match \(4, 8\); got \(4, 7\)"):
-        kernels.score_triples(torch.zeros(4, 7), torch.zeros(4, 8))
-    with pytest.raises(TypeError, match="tails must be float32 or float64; got"):
-        kernels.score_triples(torch.zeros(4, 8), torch.zeros(4, 8, dtype=torch.int64))
-
-
 def test_the_stride_of_a_dimension_of_one_row_does_not_matter() -> None:
     row = kc.table(1, 8).as_strided((1, 8), (2**60, 1))
     for precision in ("fp32", "bf16"):
@@ -158,8 +130,6 @@ def test_operations_are_sound(dtype: torch.dtype, kind: str) -> None:
     q, e = kc.leaf(kc.table(3, 40, 1, dtype=dtype)), kc.leaf(kc.table(5, 40, 2, dtype=dtype))
     arguments = (q, e, kc.packed(kind, 5, 40), "fp32")
     torch.library.opcheck(torch.ops.metasd.score_entities.default, arguments)
-    tails = kc.leaf(kc.table(3, 40, 3, dtype=dtype))
-    torch.library.opcheck(torch.ops.metasd.score_triples.default, (q, tails))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import kernel_cases as kc
-from mask_cases import FILLS, tables_of
+from mask_cases import FILLS, assert_padding_is_zero, tables_of
 from metasd import _C, kernels
 from metasd.kernels.gpu.topk_mask import topk_mask as on_cuda
 
@@ -68,12 +68,6 @@ def expected_of_rows(tables: Sequence[Tensor], fraction: float) -> list[NDArray[
         )
         for table in tables
     ]
-
-
-def assert_padding_is_zero(mask: Tensor, columns: int) -> None:
-    if columns % 32:
-        last = mask[:, -1].numpy().view(np.uint32)
-        assert not (last >> (columns % 32)).any()
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
@@ -276,114 +270,6 @@ def test_bad_input_is_named(
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         kernels.topk_mask(tables, **options)
-
-
-def test_bit_j_of_word_w_is_column_32_w_plus_j() -> None:
-    for column in (0, 1, 30, 31, 32, 63, 64, 69):
-        kept = torch.zeros(2, 70, dtype=torch.bool)
-        kept[1, column] = True
-        words = torch.zeros(2, 3, dtype=torch.int64)
-        words[1, column // 32] = 1 << column % 32
-        assert torch.equal(kernels.pack_mask(kept).long() & 0xFFFFFFFF, words)
-    assert kernels.pack_mask(torch.arange(32).eq(31)[None]).item() == -(2**31)  # the sign bit
-    assert kernels.pack_mask(torch.ones(1, 33, dtype=torch.bool)).tolist() == [[-1, 1]]
-
-
-@given(kept=arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=100)))
-@settings(max_examples=60, deadline=None)
-def test_unpacking_undoes_packing(kept: NDArray[np.bool_]) -> None:
-    bits = kernels.pack_mask(torch.from_numpy(kept))
-    assert bits.dtype == torch.int32
-    assert bits.shape == (kept.shape[0], (kept.shape[1] + 31) // 32)
-    assert_padding_is_zero(bits, kept.shape[1])
-    np.testing.assert_array_equal(kernels.unpack_mask(bits, kept.shape[1]), kept)
-
-
-@given(
-    bits=arrays(np.int32, array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=4)),
-    slack=st.integers(0, 31),
-)
-@settings(max_examples=60, deadline=None)
-def test_packing_undoes_unpacking_but_for_the_padding(bits: NDArray[np.int32], slack: int) -> None:
-    columns = max(bits.shape[1] * 32 - slack, 0)
-    again = kernels.pack_mask(kernels.unpack_mask(torch.from_numpy(bits), columns)).numpy()
-    wanted = bits.view(np.uint32).copy()
-    if columns:
-        wanted[:, -1] &= np.uint32(0xFFFFFFFF >> slack)
-    np.testing.assert_array_equal(again.view(np.uint32), wanted)
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda: kernels.pack_mask(torch.zeros(2, 3)),
-            TypeError,
-            "kept must be bool (rows, columns)",
-        ),
-        (
-            lambda: kernels.pack_mask(torch.zeros(3, dtype=torch.bool)),
-            TypeError,
-            "got torch.bool (3,)",
-        ),
-        (lambda: kernels.unpack_mask(torch.zeros(2, 3), 70), TypeError, "bits must be int32"),
-        (
-            lambda: kernels.unpack_mask(torch.zeros(2, 3, dtype=torch.int32), 97),
-            ValueError,
-            "97 columns need 4 words; got (2, 3)",
-        ),
-    ],
-)
-def test_bad_bits_are_named(
-    call: Callable[[], Tensor], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=re.escape(message)):
-        call()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("kind", kc.MASKS)
-@pytest.mark.parametrize("shape", [(0, 40), (1, 1), (7, 33), (5, 64), (3, 130)], ids=str)
-def test_apply_mask_zeroes_what_is_dropped(
-    dtype: torch.dtype, kind: str, shape: tuple[int, int]
-) -> None:
-    x, keep = kc.table(*shape, dtype=dtype), kc.kept(kind, *shape)
-    wanted = x if keep is None else x.masked_fill(~keep, 0)
-    if keep is not None:  # a dropped infinity becomes zero, not NaN
-        x = x.masked_fill(~keep, torch.inf)
-    mask = kc.packed(kind, *shape)
-    assert torch.equal(kernels.apply_mask(x, mask), wanted)
-    with kc.new_memory_is_nan():
-        out = torch.empty_like(x)
-        assert kernels.apply_mask(x, mask, out) is out
-    assert torch.equal(out, wanted)
-    assert torch.equal(kernels.apply_mask(x, mask, x), wanted)
-    assert torch.equal(x, wanted), "in place"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_apply_mask_is_recorded_by_autograd(dtype: torch.dtype) -> None:
-    x, keep = kc.table(4, 40, dtype=dtype).requires_grad_(), kc.kept("random", 4, 40)
-    kernels.apply_mask(x, kc.packed("random", 4, 40)).sum().backward()
-    assert keep is not None
-    assert x.grad is not None
-    assert torch.equal(x.grad.bool(), keep)
-
-
-@pytest.mark.parametrize(
-    ("out", "error", "message"),
-    [
-        (torch.zeros(4, 40), ValueError, "out must have 5 rows; got (4, 40)"),
-        (torch.zeros(5, 41), ValueError, "to match (5, 40); got (5, 41)"),
-        (torch.zeros(5, 40).double(), TypeError, "out must be torch.float32"),
-        (torch.zeros(40, 5).T, ValueError, "out must be contiguous"),
-    ],
-)
-def test_apply_mask_refuses_an_out_that_does_not_fit(
-    out: Tensor, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=re.escape(message)):
-        kernels.apply_mask(kc.table(5, 40), kc.packed("random", 5, 40), out)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
