@@ -25,6 +25,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
 @pytest.mark.skipif(sys.platform != "linux", reason="the stand-in for CUDA needs an ELF linker")
 def test_mask_kernels_run_on_the_processor(tmp_path: Path) -> None:
@@ -40,6 +41,7 @@ def test_mask_kernels_run_on_the_processor(tmp_path: Path) -> None:
     assert result.stdout.endswith(" 0 failures\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
 @pytest.mark.parametrize("arch", ["80", "90"])
 def test_mask_kernels_fit_into_registers(arch: str, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Inputs, definitions and switches that the tests of metasd.kernels share."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +25,11 @@ ISAS = [
 
 STREAMING = next(name for name in ISAS if name != "amx")
 """The widest in which losses in bf16 pass through blocks of scores."""
+
+
+def few(values: Iterable[Any], *fast: Any) -> list[Any]:
+    """Values of one parameter: `fast` ones as they are, the others marked slow."""
+    return [x if x in fast else pytest.param(x, marks=pytest.mark.slow) for x in values]
 
 
 def table(

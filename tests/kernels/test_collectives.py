@@ -3,7 +3,7 @@
 Every process answers the same questions about its blocks as one alone does about the tables.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -25,7 +25,8 @@ Share = tuple[float, ...]
 Answers = dict[str, Any]
 
 WHOLE: Share = (1.0,)
-SHARES: dict[int, list[Share]] = {
+FEW: dict[int, list[Share]] = {2: [(0.3, 0.7)]}
+ALL: dict[int, list[Share]] = {
     2: [(0.3, 0.7), (0.0, 1.0), (1.0, 0.0), (0.01, 0.99)],
     3: [(0.1, 0.55, 0.35), (0.5, 0.0, 0.5), (0.0, 1.0, 0.0)],
     4: [(0.05, 0.0, 0.9, 0.05), (0.25, 0.25, 0.25, 0.25)],
@@ -58,7 +59,7 @@ def answer(call: Callable[[], Any]) -> Any:
         return str(error)
 
 
-def mask_answers(group: str, share: Share) -> Answers:
+def mask_answers(group: str, share: Share, fills: Iterable[str] = tm.FILLS) -> Answers:
     """Masks, or an error's text, by what was asked. Processes may have different threads."""
     rank, _ = _collectives.processes(group)
     answers: Answers = {}
@@ -79,7 +80,7 @@ def mask_answers(group: str, share: Share) -> Answers:
             whole = tm.tables_of([(20, 33), (6, 70), (20, 64)], "infinities")
             whole[place][5, 4] = torch.nan
             ask(f"NaN in table {place}", whole, 0.5)
-        for fill in tm.FILLS:
+        for fill in fills:
             for fraction in (0.0, 0.5, 0.9, 1.0):
                 ask(fill, tm.tables_of([(20, 33), (6, 70), (20, 64)], fill), fraction)
         ask("no rows", [torch.zeros(0, 3), torch.zeros(0, 40), torch.zeros(0, 2)], 0.5)
@@ -197,33 +198,43 @@ def sound_answers(group: str) -> Answers:
     }
 
 
-def work(group: str) -> dict[int, dict[str, list[Answers]]]:
+def few_mask_answers(group: str, share: Share) -> Answers:
+    return mask_answers(group, share, ["few magnitudes"])
+
+
+def few_ranking_answers(group: str, share: Share) -> Answers:
+    return _small(group, share, torch.float32)
+
+
+def work(group: str, all_shares: bool) -> dict[int, dict[str, list[Answers]]]:
     """What this process answers as one of the first two, three and four, by its share."""
     rank, _ = _collectives.processes(group)
+    masks = mask_answers if all_shares else few_mask_answers
+    ranking = ranking_answers if all_shares else few_ranking_answers
     answers = {}
-    for size, shares in SHARES.items():
+    for size, shares in (ALL if all_shares else FEW).items():
         first = dist.new_group(range(size))
         if rank >= size:
             continue
         name = _collectives.register_group(first)
         answers[size] = {
-            "masks": [mask_answers(name, share) for share in shares],
-            "ranking": [ranking_answers(name, share) for share in shares if size < 4],
+            "masks": [masks(name, share) for share in shares],
+            "ranking": [ranking(name, share) for share in shares if size < 4],
             "losses": [loss_answers(name, share) for share in shares if 0.0 not in share],
             "gpu": [gpu_answers(name, share) for share in shares[:1] if size == 3],
-            "soundness": [sound_answers(name)] if size == 2 else [],
+            "soundness": [sound_answers(name)] if size == 2 and all_shares else [],
         }
     return answers
 
 
 @cache
-def everyones() -> list[dict[int, dict[str, list[Answers]]]]:
+def everyones(all_shares: bool) -> list[dict[int, dict[str, list[Answers]]]]:
     """What every process answers; they are started once for all tests."""
-    return processes.run(work, max(SHARES))
+    return processes.run(work, max(ALL if all_shares else FEW), all_shares)
 
 
-def answers_of(size: int) -> list[dict[str, list[Answers]]]:
-    return [answers[size] for answers in everyones()[:size]]
+def answers_of(size: int, all_shares: bool = True) -> list[dict[str, list[Answers]]]:
+    return [answers[size] for answers in everyones(all_shares)[:size]]
 
 
 @cache
@@ -243,25 +254,56 @@ def assert_same(got: Answers, wanted: Answers, where: str) -> None:
     assert not wrong, f"{where}: {wrong}"
 
 
-@pytest.mark.parametrize("size", SHARES)
-def test_masks_are_those_of_the_whole_tables(size: int) -> None:
-    for rank, answers in enumerate(answers_of(size)):
-        for share, got in zip(SHARES[size], answers["masks"], strict=True):
+def assert_masks(shares: dict[int, list[Share]], size: int) -> None:
+    alone = whole(mask_answers if shares is ALL else few_mask_answers)
+    for rank, answers in enumerate(answers_of(size, shares is ALL)):
+        for share, got in zip(shares[size], answers["masks"], strict=True):
             wanted = {
                 name: x if isinstance(x, str) else own_blocks(x, share, rank)
                 for name in got
-                for x in [whole(mask_answers)[name.replace(TORCH, "weight")]]
+                for x in [alone[name.replace(TORCH, "weight")]]
             }
             assert_same(got, wanted, f"process {rank} of {share}")
 
 
+def assert_ranks(shares: dict[int, list[Share]], size: int) -> None:
+    alone = whole(ranking_answers if shares is ALL else few_ranking_answers)
+    for rank, answers in enumerate(answers_of(size, shares is ALL)):
+        for share, got in zip(shares[size], answers["ranking"], strict=True):
+            assert_same(got, alone, f"process {rank} of {share}")
+
+
+def assert_losses(shares: dict[int, list[Share]], device: str) -> None:
+    exact = loss_answers("", WHOLE)
+    for size in shares:
+        uneven = [share for share in shares[size] if 0.0 not in share]
+        for rank, answers in enumerate(answers_of(size, shares is ALL)):
+            for share, got in zip(uneven, answers[device], strict=False):
+                got = got["losses"] if device == "gpu" else got
+                at = block(301, share, rank)
+                wanted = [x[at] if len(x.shape) and len(x) == 301 else x for x in exact]
+                kc.assert_close(got, wanted, 5e-6, 1e-7)
+
+
+def test_two_processes_answer_as_one_does() -> None:
+    assert_masks(FEW, 2)
+    assert_ranks(FEW, 2)
+    assert_losses(FEW, "losses")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ALL)
+def test_masks_are_those_of_the_whole_tables(size: int) -> None:
+    assert_masks(ALL, size)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_every_process_ranks_as_one_does(size: int) -> None:
-    for rank, answers in enumerate(answers_of(size)):
-        for share, got in zip(SHARES[size], answers["ranking"], strict=True):
-            assert_same(got, whole(ranking_answers), f"process {rank} of {share}")
+    assert_ranks(ALL, size)
 
 
+@pytest.mark.slow
 def test_gpus_rank_as_one_process_does() -> None:
     pytest.importorskip("triton")
     wanted = _small("", WHOLE, torch.float32)
@@ -270,21 +312,15 @@ def test_gpus_rank_as_one_process_does() -> None:
         assert_same(ranked, wanted, f"process {rank}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["losses", "gpu"])
 def test_losses_are_those_of_all_entities(device: str) -> None:
     if device == "gpu":
         pytest.importorskip("triton")
-    exact = loss_answers("", WHOLE)
-    for size in SHARES:
-        shares = [share for share in SHARES[size] if 0.0 not in share]
-        for rank, answers in enumerate(answers_of(size)):
-            for share, got in zip(shares, answers[device], strict=False):
-                got = got["losses"] if device == "gpu" else got
-                at = block(301, share, rank)
-                wanted = [x[at] if len(x.shape) and len(x) == 301 else x for x in exact]
-                kc.assert_close(got, wanted, 5e-6, 1e-7)
+    assert_losses(ALL, device)
 
 
+@pytest.mark.slow
 def test_operations_are_sound_within_a_group() -> None:
     for answers in answers_of(2):
         found = answers["soundness"][0]

@@ -23,6 +23,7 @@ def compiled(*arguments: str) -> tuple[int, list[dict[str, Any]]]:
     return run.returncode, json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_products_run_on_tensor_cores_without_spills() -> None:
     status, found = compiled(
         *("--arch=80", "--arch=90", "--rank=100", "--precision=bf16", "--kernel=entropy_stat")
@@ -31,6 +32,16 @@ def test_products_run_on_tensor_cores_without_spills() -> None:
     assert [(x["arch"], x["instructions"]) for x in found] == [(80, ["mma"]), (90, ["wgmma"])]
     assert all(x["spills"] == 0 and 0 < x["registers"] <= 255 for x in found)
     assert all(x["shared_memory"] <= aot.SHARED_MEMORY[x["arch"]] for x in found)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_without_spills() -> None:
+    """One rank in one precision for one architecture; `.ci/run` and the command line do more."""
+    status, found = compiled(
+        *("--arch=80", "--rank=100", "--precision=bf16", f"--jobs={min(os.cpu_count() or 1, 2)}")
+    )
+    assert status == 0, [x for x in found if x["failures"]]
+    assert len({x["kernel"] for x in found}) >= 25
 
 
 REPORT = aot.Report("x", 90, "bf16", [32], {}, 8, 3, 128, 0, 1024, ["wgmma"], [])

@@ -1,7 +1,7 @@
 // Runs the kernels of csrc/topk_mask.cu on the processor and compares them with a stable sort.
 
 #define METASD_CUDA_ARCHS ""
-#include "../../csrc/topk_mask.cu"
+#include "../../../csrc/topk_mask.cu"
 
 #include <cmath>
 #include <cstdio>
