@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.library import CustomOpDef
+from torch._library.custom_ops import CustomOpDef
 
 Function = Callable[..., Any]
 
@@ -51,7 +51,7 @@ def fp32_kernel(name: str, device: str) -> Callable[[Function], Function]:
     """Registers a kernel of `metasd::<name>` for fp32 tensors on `device`, `cpu` or `cuda`."""
 
     def register(kernel: Function) -> Function:
-        OPERATIONS[name].register_kernel(device)(fp32_only(name, kernel))  # type: ignore[arg-type]
+        OPERATIONS[name].register_kernel(device)(fp32_only(name, kernel))
         return kernel
 
     return register
