@@ -35,9 +35,11 @@ STYLE: dict[str, Any] = {
 }
 
 _DIRECTIONS = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1), (1, 1), (-1, -1)]
-_GAPS = (6.0, 9.0, 13.0, 20.0, 28.0)  # between a curve and its label, in points
+_GAPS = (6.0, 9.0, 13.0, 20.0, 28.0, 40.0)  # between a curve and its label, in points
+_MARGIN = 4.0  # around a label
 _LEADER = 9.5  # a label further away than this gets a thin line to its curve
-_COVERS_LABEL, _COVERS_CURVE, _NEARER_TO_ANOTHER = 1e4, 40.0, 60.0  # costs, in points of distance
+# Costs, in points of distance between a label and its curve.
+_COVERS_LABEL, _COVERS_CURVE, _LEADER_CROSSES, _NEARER_TO_ANOTHER = 1e4, 200.0, 150.0, 60.0
 _ROUNDS = 4
 
 
@@ -53,7 +55,8 @@ class Curve(NamedTuple):
 
 
 class _Candidates(NamedTuple):
-    boxes: Array  # (n, 4): left, bottom, right, top, in pixels
+    boxes: Array  # (n, 4): left, bottom, right, top, in pixels, with a margin
+    leaders: Array  # (n, 9, 2): points of the line to the curve, NaN where there is none
     costs: Array  # (n,): of what they cover, whatever the other labels do
 
 
@@ -89,15 +92,10 @@ def label_curves(figure: "Figure", axes: "Axes", curves: Sequence[Curve]) -> lis
     for i in labelled:
         others = [paths[j] for j in labelled if j != i]
         found[i] = _candidates(axes, curves[i], paths[i], paths, others)
-    chosen: dict[int, int] = {}
-    for _ in range(_ROUNDS):
-        before = dict(chosen)
-        for i in labelled:
-            others = [found[j].boxes[k] for j, k in chosen.items() if j != i]
-            covered = sum((_overlap(found[i].boxes, box) for box in others), np.array(0.0))
-            chosen[i] = int(np.argmin(found[i].costs + _COVERS_LABEL * (covered > 0)))
-        if chosen == before:
-            break
+    orders = [labelled[i:] + labelled[:i] for i in range(len(labelled))]
+    orders += [order[::-1] for order in orders]
+    tried = [_choose(found, order) for order in orders]
+    chosen = min(tried, key=lambda choice: choice[0])[1] if tried else {}
     left_out = []
     for i in labelled:
         box = found[i].boxes[chosen[i]]
@@ -106,7 +104,8 @@ def label_curves(figure: "Figure", axes: "Axes", curves: Sequence[Curve]) -> lis
         if outside or any(_overlap(box[None], other)[0] for other in others):
             left_out.append(curves[i].label)
             continue
-        _write(axes, curves[i], box, paths[i])
+        margin = _MARGIN * _scale(axes)
+        _write(axes, curves[i], box + margin * np.array([1, 1, -1, -1]), paths[i])
     return left_out
 
 
@@ -154,16 +153,45 @@ def _candidates(
     reach = gaps / np.hypot(*directions.T)[:, None]
     centers = anchors + directions * (half + reach)
     boxes = np.concatenate([centers - half, centers + half], axis=1)
-    padded = boxes + 4 * scale * np.array([-1, -1, 1, 1])
+    padded = boxes + _MARGIN * scale * np.array([-1, -1, 1, 1])
     covered = sum((_inside(padded, path) for path in drawn), np.array(0.0))
     distance = _distance(boxes, own)
-    elsewhere = _distance(boxes, np.concatenate(others)) if others else np.array(np.inf)
+    elsewhere = _distance(boxes, np.concatenate([np.empty((0, 2)), *others]))
     costs = distance / scale + _COVERS_CURVE * covered
+    leaders = np.full((len(boxes), 9, 2), np.nan)
+    for i in np.flatnonzero(distance > _LEADER * scale):
+        start, end = _leader(boxes[i], own)
+        leaders[i] = start + (end - start) * np.linspace(0.2, 1, 9)[:, None]
+        costs[i] += _LEADER_CROSSES * sum(_near(leaders[i], path, 3 * scale) for path in others)
     costs += _NEARER_TO_ANOTHER * (elsewhere < 1.3 * distance)
     frame = axes.bbox
     within = (padded[:, :2] >= [frame.x0, frame.y0]) & (padded[:, 2:] <= [frame.x1, frame.y1])
     costs[~within.all(axis=1)] = np.inf
-    return _Candidates(boxes, costs)
+    return _Candidates(padded, leaders, costs)
+
+
+def _choose(found: dict[int, _Candidates], order: list[int]) -> tuple[float, dict[int, int]]:
+    """A place for each label, one after the other, until none moves: costs in all, and places."""
+
+    def costs(i: int) -> Array:
+        boxes, leaders, total = found[i]
+        for j, k in chosen.items():
+            if j != i:
+                box, leader = found[j].boxes[k], found[j].leaders[k]
+                inside = (leaders > box[:2]) & (leaders < box[2:])
+                covered = (_overlap(boxes, box) > 0) | inside.all(axis=2).any(axis=1)
+                covered |= _inside(boxes, leader) > 0
+                total = total + _COVERS_LABEL * covered
+        return total
+
+    chosen: dict[int, int] = {}
+    for _ in range(_ROUNDS):
+        before = dict(chosen)
+        for i in order:
+            chosen[i] = int(np.argmin(costs(i)))
+        if chosen == before:
+            break
+    return float(sum(costs(i)[k] for i, k in chosen.items())), chosen
 
 
 def _inside(boxes: Array, path: Array) -> Array:
@@ -177,7 +205,19 @@ def _distance(boxes: Array, path: Array) -> Array:
     """From each of the boxes to the nearest point of a path."""
     dx = np.maximum(boxes[:, 0, None] - path[:, 0], path[:, 0] - boxes[:, 2, None]).clip(0)
     dy = np.maximum(boxes[:, 1, None] - path[:, 1], path[:, 1] - boxes[:, 3, None]).clip(0)
-    return np.asarray(np.hypot(dx, dy).min(axis=1))
+    return np.asarray(np.hypot(dx, dy).min(axis=1, initial=np.inf))
+
+
+def _leader(box: Array, path: Array) -> tuple[Array, Array]:
+    """The shortest line from a path to a box."""
+    start = path[np.hypot(*(path - path.clip(box[:2], box[2:])).T).argmin()]
+    return start, start.clip(box[:2], box[2:])
+
+
+def _near(line: Array, path: Array, reach: float) -> bool:
+    """Whether points of a line come near to those of a path."""
+    gaps = np.hypot(*(line[:, None] - path).transpose(2, 0, 1))
+    return bool(gaps.min(initial=np.inf) < reach)
 
 
 def _overlap(boxes: Array, box: Array) -> Array:
@@ -188,10 +228,9 @@ def _overlap(boxes: Array, box: Array) -> Array:
 
 def _write(axes: "Axes", curve: Curve, box: Array, path: Array) -> None:
     """The text, and a line to the nearest point of its curve where that is not beside it."""
-    nearest = path[np.hypot(*(path - path.clip(box[:2], box[2:])).T).argmin()]
-    end = nearest.clip(box[:2], box[2:])
-    if np.hypot(*(end - nearest)) > _LEADER * _scale(axes):
-        ends = axes.transAxes.inverted().transform([nearest, end])
+    start, end = _leader(box, path)
+    if np.hypot(*(end - start)) > _LEADER * _scale(axes):
+        ends = axes.transAxes.inverted().transform([start, end])
         axes.plot(*ends.T, transform=axes.transAxes, color=curve.color, linewidth=0.7)
     x, y = axes.transAxes.inverted().transform((box[:2] + box[2:]) / 2)
     axes.text(

@@ -1,5 +1,6 @@
 """A study's results as a table and a plot of accuracy against bytes."""
 
+import hashlib
 import json
 import statistics
 import unicodedata
@@ -100,30 +101,52 @@ def write_study_report(folder: Path, out: Path | None = None) -> list[list[str]]
     Raises:
         InputError: the results are damaged, or matplotlib is not installed.
     """
+    graph, found, digest = _read(folder)
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    _draw(graph, found, digest, out / "pareto.png")
+    write_text(out / "study.md", _page(graph, found))
+    return table(found)
+
+
+def outdated_study_report(folder: Path) -> list[str]:
+    """Which of a folder's `study.md` and `pareto.png` are missing or not of its results."""
+    graph, found, digest = _read(folder)
+    page, plot = folder / "study.md", folder / "pareto.png"
+    wrong = []
+    if not page.exists() or page.read_text(encoding="utf-8") != _page(graph, found):
+        wrong.append(page.name)
+    if not plot.exists() or digest.encode() not in plot.read_bytes():
+        wrong.append(plot.name)
+    return wrong
+
+
+def _read(folder: Path) -> tuple[str, list[Point], str]:
+    """A study's graph, its models, and the digest of its results."""
     path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        found = points(results)
+        content = path.read_bytes()
+        results = json.loads(content)
+        graph, found = str(results["graph"]), points(results)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if not found:
         raise InputError(f"{path}: no run is finished yet")
+    return graph, found, hashlib.sha256(content).hexdigest()
+
+
+def _page(graph: str, found: list[Point]) -> str:
     header, *rows = table(found)
     lines = [" | ".join(row) for row in [header, ["---"] * len(header), *rows]]
     text = "\n".join(f"| {line} |" for line in lines)
     legend = "`*`: nothing as small is better; rare: of the rarest third of the relations"
-    out = out or folder
-    out.mkdir(parents=True, exist_ok=True)
-    _draw(results["graph"], found, out / "pareto.png")
-    write_text(
-        out / "study.md",
-        f"# {results['graph']}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
-        "![accuracy against bytes](pareto.png)\n",
+    return (
+        f"# {graph}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
+        "![accuracy against bytes](pareto.png)\n"
     )
-    return [header, *rows]
 
 
-def _draw(title: str, found: list[Point], path: Path) -> None:
+def _draw(graph: str, found: list[Point], digest: str, path: Path) -> None:
     try:
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -137,14 +160,12 @@ def _draw(title: str, found: list[Point], path: Path) -> None:
         figure = Figure(figsize=(8.3, 5), dpi=150)
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        axes.set_title(_clean(f"{title}: accuracy against bytes"))
+        axes.set_title(_clean(f"{graph}: accuracy against bytes"))
         unit = 1e6 if found[-1].bytes >= 1e6 else 1e3  # the largest
         label_curves(figure, axes, _curves(axes, _scales(axes, found, unit), unit))
+        metadata = {"Software": None, "Description": f"results.json, sha256 {digest}"}
         write_atomically(
-            path,
-            lambda temporary: figure.savefig(
-                temporary, format="png", dpi=150, metadata={"Software": None}
-            ),
+            path, lambda temporary: figure.savefig(temporary, format="png", metadata=metadata)
         )
 
 
