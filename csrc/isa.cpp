@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "fused.h"
+#include "amx.h"
 #include "parallel.h"
 #include "passes.h"
 
@@ -103,10 +103,10 @@ const Passes* find(const char* name) {
   if (!std::strcmp(name, "amx")) {
     static const Passes with_tiles = [] {
       Passes passes = avx512bf16::kPasses;
-      passes.isa = "amx", passes.fused = true;
+      passes.isa = "amx", passes.amx = true;
       return passes;
     }();
-    return find("avx512bf16") && fused_supported() ? &with_tiles : nullptr;
+    return find("avx512bf16") && amx_supported() ? &with_tiles : nullptr;
   }
   const bool half = !std::strcmp(name, "avx512bf16");
   if (half && !__builtin_cpu_supports("avx512bf16")) return nullptr;

@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "engine.h"
-#include "fused.h"
+#include "amx.h"
 #include "labels.h"
 #include "passes.h"
 #include "topk_mask.h"
@@ -50,10 +50,10 @@ std::vector<MaskedTable> tables_of(const std::vector<TableTuple>& tuples) {
 using LeftTuple = std::tuple<Address, Address>;
 using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
-FusedArgs fused_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
+AmxArgs amx_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
                      int64_t queries, int64_t entities, int64_t width, Address targets,
                      Address weight, float scale, Address stats, int phase, int threads) {
-  FusedArgs args{};
+  AmxArgs args{};
   for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
     const auto& [rows, grad] = lefts[i];
     args.lefts[i] = {at<float>(rows), at<float>(grad)};
@@ -163,29 +163,29 @@ PYBIND11_MODULE(_C, m) {
     passes().meta({at<void>(zs), at<void>(zp), at<void>(zdot), half, rows, cols, stride, scale,
                    temperature, forward_weight, backward_weight, at<float>(stats), phase, threads});
   }, unlocked);
-  m.def("fused", [] { return passes().fused; },
+  m.def("amx", [] { return passes().amx; },
         "Whether whole losses run on tile registers (AMX) in the instruction set in use.");
-  m.def("fused_cross_entropy",
+  m.def("amx_cross_entropy",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
            int64_t entities, int64_t width, Address targets, Address weight, float scale,
            Address stats, int phase, int threads) {
-          fused_cross_entropy(fused_args(lefts, rights, queries, entities, width, targets, weight,
+          amx_cross_entropy(amx_args(lefts, rights, queries, entities, width, targets, weight,
                                          scale, stats, phase, threads));
         }, unlocked);
-  m.def("fused_distillation",
+  m.def("amx_distillation",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
            int64_t entities, int64_t width, Address targets, Address weight, float scale,
            Address stats, int phase, int threads, float temperature, float difference_weight,
            float logarithm_weight) {
-          fused_distillation(fused_args(lefts, rights, queries, entities, width, targets, weight,
+          amx_distillation(amx_args(lefts, rights, queries, entities, width, targets, weight,
                                         scale, stats, phase, threads),
                              {temperature, difference_weight, logarithm_weight});
         }, unlocked);
-  m.def("fused_meta",
+  m.def("amx_meta",
         [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
            int64_t entities, int64_t width, float scale, Address stats, int phase, int threads,
            float temperature, float forward_weight, float backward_weight) {
-          fused_meta(fused_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, phase,
+          amx_meta(amx_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, phase,
                                 threads),
                      {temperature, forward_weight, backward_weight});
         }, unlocked);
@@ -230,18 +230,19 @@ PYBIND11_MODULE(_C, m) {
                    at<float>(gradients[0]), at<float>(gradients[1]), at<float>(gradients[2]),
                    at<float>(penalty), count, rank, parts, scale, threads});
   }, unlocked);
-  py::dict grids;
-  for (const Grid& grid : kGrids)
-    grids[grid.values] = py::make_tuple(
-        grid.zero, grid.levels, std::vector<float>(grid.steps, grid.steps + grid.count));
-  m.attr("GRIDS") = grids;
+  py::dict formats;
+  for (const WeightFormat& format : kWeightFormats)
+    formats[format.name] = py::make_tuple(
+        format.zero, format.levels,
+        std::vector<float>(format.steps, format.steps + format.count));
+  m.attr("WEIGHT_FORMATS") = formats;
   m.def("quantize_rows", [](Address from, Address mask, Address to, Address scale, int64_t rows,
-                            int64_t cols, const std::string& values, int threads) {
-    const auto* grid = std::find_if(std::begin(kGrids), std::end(kGrids),
-                                    [&](const Grid& g) { return values == g.values; });
-    if (grid == std::end(kGrids)) throw std::invalid_argument("no grid is called " + values);
+                            int64_t cols, const std::string& name, int threads) {
+    const auto* format = std::find_if(std::begin(kWeightFormats), std::end(kWeightFormats),
+                                    [&](const WeightFormat& f) { return name == f.name; });
+    if (format == std::end(kWeightFormats)) throw std::invalid_argument("no weight format is called " + name);
     passes().quantize_rows({at<float>(from), at<uint32_t>(mask), at<float>(to), at<float>(scale), rows,
-                            cols, (cols + 31) / 32, grid, threads});
+                            cols, (cols + 31) / 32, format, threads});
   }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {

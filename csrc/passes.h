@@ -1,4 +1,4 @@
-// What a row pass is told, and the table of passes of one instruction set.
+// The arguments of row passes, and the table of passes of one instruction set.
 #pragma once
 
 #include <cstdint>
@@ -118,17 +118,17 @@ struct DuraArgs {
   int threads;
 };
 
-// What rows are rounded to: whole steps -levels .. levels, or the odd ones of them without `zero`. The `count`
+// The levels that rows are rounded to: whole steps -levels .. levels, or the odd ones of them without `zero`. The `count`
 // sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
 // magnitude as its last level (not where there is one level: it would be all that is kept).
-struct Grid {
-  const char* values;
+struct WeightFormat {
+  const char* name;
   bool zero;
   int levels, count;
   float steps[4];
 };
 
-constexpr Grid kGrids[] = {
+constexpr WeightFormat kWeightFormats[] = {
     {"int8", true, 127, 0, {}},
     {"int4", true, 7, 4, {0.40f, 0.46f, 0.54f, 0.64f}},
     {"int3", false, 7, 4, {0.31f, 0.35f, 0.40f, 0.46f}},
@@ -142,7 +142,7 @@ struct QuantizeArgs {
   float* to;
   float* scale;  // per row, or null
   int64_t rows, cols, words;
-  const Grid* grid;
+  const WeightFormat* format;
   int threads;
 };
 
@@ -190,7 +190,7 @@ struct MagnitudeCounts {
 
 struct Passes {
   const char* isa;
-  bool fused;  // whole losses on tile registers (fused.h), beside the passes
+  bool amx;    // whole losses on tile registers (amx.h), beside the passes
   void (*cross_entropy)(const CrossEntropyArgs&);
   void (*distillation)(const DistillationArgs&);
   void (*meta)(const MetaArgs&);

@@ -142,6 +142,17 @@ METASD_INLINE f32 exp_nonpositive(f32 x) {
   return x < -80.0f ? splat(0.0f) : e * power;
 }
 
+// Lane i is lane from[i] of a and b together, sixteen lanes each.
+#ifdef __clang__  // which has no __builtin_shuffle, but finds shuffles whose lanes are constants
+METASD_INLINE f32 pick(f32 a, f32 b, i32 from) {
+  f32 picked;
+  for (int i = 0; i < kLanes; ++i) picked[i] = from[i] < kLanes ? a[from[i]] : b[from[i] - kLanes];
+  return picked;
+}
+#else
+METASD_INLINE f32 pick(f32 a, f32 b, i32 from) { return __builtin_shuffle(a, b, from); }
+#endif
+
 // Transposes sixteen vectors of sixteen: halves trade places at distance 8, then 4, 2 and 1.
 template <int kDistance = kLanes / 2>
 METASD_INLINE void transpose(f32 (&rows)[kLanes]) {
@@ -151,8 +162,8 @@ METASD_INLINE void transpose(f32 (&rows)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     if (i & kDistance) continue;
     const f32 a = rows[i], b = rows[i + kDistance];
-    rows[i] = __builtin_shuffle(a, b, first);
-    rows[i + kDistance] = __builtin_shuffle(a, b, second);
+    rows[i] = pick(a, b, first);
+    rows[i + kDistance] = pick(a, b, second);
   }
   if constexpr (kDistance > 1) transpose<kDistance / 2>(rows);
 }

@@ -113,9 +113,9 @@ void dura(const DuraArgs& a) {
   });
 }
 
-// A row of mask * from on a grid of its own (see kernels/quantize.py); returns the step.
+// A row of mask * from rounded to levels of its own (see kernels/quantize_rows.py); returns the step.
 METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float* to, int64_t cols,
-                                 const Grid& grid) {
+                                 const WeightFormat& format) {
   constexpr float kTiny = std::numeric_limits<float>::min();
   constexpr float kRound = 0x1.8p23f;  // adding it rounds to a whole number, halves to the even one
   const auto kept = [&](int64_t j, auto lanes) METASD_LAMBDA {
@@ -123,9 +123,9 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
     return words ? (mask_at(words, j) ? v : splat(0.0f)) : v;
   };
   const auto magnitude = [](f32 v) METASD_LAMBDA { return v < 0.0f ? -v : v; };
-  const float last = static_cast<float>(grid.levels);
+  const float last = static_cast<float>(format.levels);
   const auto whole_steps = [&](f32 v, float step) METASD_LAMBDA {
-    if (grid.zero) {
+    if (format.zero) {
       const f32 steps = (v / step + kRound) - kRound;
       return steps > last ? splat(last) : steps < -last ? splat(-last) : steps;
     }
@@ -144,8 +144,8 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
   const float mean = horizontal_sum(sum) / std::fmax(horizontal_sum(count), 1.0f);
   float rounding = 0, scale = 0;  // the step that weights are rounded with, and the one fitted to it
   float gain = -1.0f;
-  for (int i = grid.levels > 1 ? -1 : 0; i < grid.count; ++i) {
-    const float size = i < 0 ? horizontal_max(largest) / last : mean * grid.steps[i];
+  for (int i = format.levels > 1 ? -1 : 0; i < format.count; ++i) {
+    const float size = i < 0 ? horizontal_max(largest) / last : mean * format.steps[i];
     const float step = std::fmax(size, kTiny);
     f32 products{}, squares{};
     vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
@@ -167,7 +167,7 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
 void quantize_rows(const QuantizeArgs& a) {
   parallel_rows(a.rows, a.threads, [&](int64_t row) {
     const uint32_t* words = a.mask ? a.mask + row * a.words : nullptr;
-    const float scale = quantize_row(a.from + row * a.cols, words, a.to + row * a.cols, a.cols, *a.grid);
+    const float scale = quantize_row(a.from + row * a.cols, words, a.to + row * a.cols, a.cols, *a.format);
     if (a.scale) a.scale[row] = scale;
   });
 }

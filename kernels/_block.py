@@ -1,4 +1,4 @@
-"""One process's block of an entity table: what ids mean there, how results become everyone's."""
+"""One process's block of an entity table: ids within it, and results over all blocks."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ._group import gathered, largest
+from ._collectives import all_gather, all_reduce_max
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Block:
 
     def agreed(self, height: int) -> int:
         """The least height of the group's: processes meet once for each block of query rows."""
-        return -int(largest(torch.tensor(-height, device=self.device), self.group))
+        return -int(all_reduce_max(torch.tensor(-height, device=self.device), self.group))
 
     def best(self, scores: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best of all processes, by id, from up to k of each, best first; -inf and -1 beyond.
@@ -47,7 +47,7 @@ class Block:
         beyond = (0, k - scores.shape[1])
         ids = torch.where(rows < 0, -1, rows + self.first)
         scores, ids = (
-            gathered(pad(x, beyond, value=value), self.group).movedim(0, 1).flatten(1)
+            all_gather(pad(x, beyond, value=value), self.group).movedim(0, 1).flatten(1)
             for x, value in ((scores, -torch.inf), (ids, -1))
         )
         ranked, order = scores.sort(dim=1, descending=True, stable=True)
@@ -63,7 +63,7 @@ def block_of(entities: Tensor, first: int, group: str) -> Block:
     rows = entities.shape[0]
     if not group:
         return Block(0, rows, rows, group, entities.device)
-    found = gathered(torch.tensor([first, rows], device=entities.device), group).cpu()
+    found = all_gather(torch.tensor([first, rows], device=entities.device), group).cpu()
     ends = found[:, 1].cumsum(0)
     if not torch.equal(found[:, 0], ends - found[:, 1]):
         raise ValueError(

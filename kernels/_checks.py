@@ -1,4 +1,4 @@
-"""Checks at the border: every public operation states what it was given and what it wanted."""
+"""Argument checks of the public operations; errors state what was given and what was wanted."""
 
 import math
 
@@ -171,11 +171,6 @@ def check_known_values(indptr: Tensor | None, indices: Tensor | None, size: int)
         raise ValueError("known indices must not repeat within a row")
 
 
-def is_plain(*tensors: Tensor, device: str = "cpu") -> bool:
-    """Whether a compiled pass may be called on these outside an operation: fp32 on such a device,
-    neither traced by `torch.compile` nor recorded by autograd.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    return not recorded and all(x.dtype == float32 and x.device.type == device for x in tensors)
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether autograd records what is computed from one of these."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -1,4 +1,4 @@
-"""How score matrices pass through bounded memory on a CPU: precision, block shapes, the stream.
+"""Score matrices streamed through bounded memory on a CPU: precision, block shapes, the stream.
 
 Every loss here is a row-wise function of scores `z = left @ right.T` whose gradient `G` with
 respect to `z` is row-wise too, and ends in the products `G @ right` and `G.T @ left`. `stream`
@@ -18,7 +18,7 @@ from torch import Tensor
 from metasd import _C
 
 DEFAULT_SCORE_MEMORY = 256 << 20
-"""Bytes that score blocks may take together, unless an operation is told otherwise."""
+"""Bytes that score blocks may take together, unless an operation is given `score_memory`."""
 
 _TILE_ROWS, _TILE_COLUMNS = 64, 1024  # the least block: below it products lose their speed
 

@@ -1,4 +1,4 @@
-"""`python -m metasd.kernels.aot`: compiles every GPU kernel for named targets, with no GPU at hand.
+"""`python -m metasd.kernels.aot`: compiles every GPU kernel for named targets, without a GPU.
 
 The operations run on tensors of torch's meta device while their launches are recorded, so what is
 compiled is what they launch: the same signatures, constants, warps and stages. For each kernel the
@@ -26,6 +26,8 @@ from typing import Any
 import torch
 
 from metasd import _C
+
+from .gpu import kernel
 
 ARCHS = (80, 90)
 RANKS = (32, 50, 100, 200, 256, 500, 1000, 2000)
@@ -68,7 +70,7 @@ class Report:
 
 def launches(arch: int, ranks: tuple[int, ...], precisions: tuple[str, ...]) -> list[Launch]:
     """What the operations launch on `arch`, each different launch once."""
-    from .gpu import _launch
+    from .gpu._launch import recording
 
     found: dict[str, Launch] = {}
 
@@ -80,7 +82,7 @@ def launches(arch: int, ranks: tuple[int, ...], precisions: tuple[str, ...]) -> 
         if rank not in launch.ranks:
             launch.ranks.append(rank)
 
-    with _launch.recording(record, arch):
+    with recording(record, arch):
         for precision in precisions:
             for rank in ranks:
                 for masked, pruned, weighted in VARIANTS:
@@ -94,8 +96,6 @@ VARIANTS = [(True, False, False), (True, True, True), (False, False, False)]
 
 def _run_operations(width: int, precision: str, masked: bool, pruned: bool, weighted: bool) -> None:
     """Every operation, on meta tensors of FB15k-237's size."""
-    from . import gpu
-
     rows, entities, known = 5000, 14541, 60000
     new = partial(torch.empty, device="meta")
     e, q = new(entities, width), new(rows, width)
@@ -105,40 +105,49 @@ def _run_operations(width: int, precision: str, masked: bool, pruned: bool, weig
     weight = new(entities) if weighted else None
     exchange, memory = (3.0, 3.0, 1.0), 256 << 20
     streaming = precision, memory
-    gpu.entity_cross_entropy(q, e, index, mask, table, weight, *streaming)
+    kernel("entity_cross_entropy")(q, e, index, mask, table, weight, *streaming)
     if masked:
         for mutual in (False, True):
-            gpu.distillation(q, q, e, mask, table, index, weight, *exchange, mutual, *streaming)
-        gpu.meta_gradient(q, q, q, e, e, mask, table, *exchange, 0.1, *streaming)
-    if not pruned:
-        csr = new(rows + 1, dtype=torch.int64), new(known, dtype=torch.int64)
-        gpu.score_entities(q, e, mask, precision)
-        gpu.rank_targets(q, e, index, *csr, mask, *streaming)
-        for k in (10, 1000):
-            gpu.topk_entities(q, e, k, *csr, mask, *streaming)
-        gpu.masked_rows(e, mask, index)
-        gpu.scatter_rows(q, index, e)
-        gpu.score_triples(q, q)
-        for values in _C.GRIDS:
-            gpu.quantize_rows(e, mask, values)
-        _run_compressed(q[:64], entities)
-        parts = (e, q, False, mask, index, mask, index)
-        gpu.complex_rows(*parts)
-        gpu.complex_rows(*parts, e, mask, index)
-        gpu.complex_product(q, q, True)
+            arguments = (q, q, e, mask, table, index, weight, *exchange, mutual, *streaming)
+            kernel("distillation")(*arguments)
+        kernel("meta_gradient")(q, q, q, e, e, mask, table, *exchange, 0.1, *streaming)
+    if pruned:
+        return
+    csr = new(rows + 1, dtype=torch.int64), new(known, dtype=torch.int64)
+    kernel("score_entities")(q, e, mask, precision)
+    kernel("rank_targets")(q, e, index, *csr, mask, *streaming)
+    for k in (10, 1000):
+        kernel("topk_entities")(q, e, k, *csr, mask, *streaming)
+    kernel("masked_rows")(e, mask, index)
+    kernel("scatter_rows")(q, mask, index, e)
+    kernel("score_triples")(q, q)
+    for weight_format in _C.WEIGHT_FORMATS:
+        kernel("quantize_rows")(e, mask, weight_format)
+    kernel("complex_product")(q, q, True)
+    _run_complex_rows(e, q, mask, index)
+    for queries in (q[:16], q[:64]):
+        _run_compressed(queries, entities)
+
+
+def _run_complex_rows(
+    e: torch.Tensor, q: torch.Tensor, mask: torch.Tensor | None, index: torch.Tensor
+) -> None:
+    from .gpu.complex_product import complex_rows
+
+    parts = (e, q, False, mask, index, mask, index)
+    complex_rows(*parts)
+    complex_rows(*parts, e, mask, index)
 
 
 def _run_compressed(q: torch.Tensor, entities: int) -> None:
-    from . import gpu
-
     new = partial(torch.empty, device="meta")
     scores = new(q.shape[0], entities)
     scale, indptr = new(entities), new(entities + 1, dtype=torch.int64)
     for bits, zero in ((8, 128), (4, 8), (3, 3.5), (2, 1), (2, 1.5)):
         codes = new(entities, -(-q.shape[1] * bits // 8), dtype=torch.uint8)
-        gpu.code_scores(codes, scale, q, bits, zero, None, 0, scores)
+        kernel("code_scores")(codes, scale, q, bits, zero, None, 0, scores)
     gaps, values = new(9999, dtype=torch.uint8), new(9999, dtype=torch.float16)
-    gpu.sparse_scores(indptr, gaps, values, None, q, None, 0, scores)
+    kernel("sparse_scores")(indptr, gaps, values, None, q, None, 0, scores)
 
 
 def _specialize(

@@ -1,16 +1,19 @@
-"""Two models that teach each other over all entities: steps 1 and 3 of MetaSD in closed form.
+"""Distillation between two models over all entities: steps 1 and 3 of MetaSD in closed form.
 
 With a, b the softmaxes of two models at temperature tau, `K(a, b) = wf KL(a || b) + wb KL(b || a)`,
-mean over rows (MetaSD, Findings of EMNLP 2022).
+mean over rows (Li et al., MetaSD, Findings of EMNLP 2022).
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metasd import _C
 
+from ._amx import address, left, right, run_phases, runs_on_amx
 from ._checks import (
     check_distillation,
     check_index,
@@ -20,11 +23,11 @@ from ._checks import (
     check_table,
     check_weight,
 )
-from ._fused import address, is_fused, left, right, run_phases
-from ._group import Sums, combined, refuse_group, target_weights
+from ._collectives import Sums, combined, refuse_group, target_weights
+from ._operations import fp32_kernel, operation
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
+from .apply_mask import apply_mask
 from .entity_cross_entropy import check_pruned, cross_entropy_of, mean_cross_entropy
-from .topk_mask import apply_mask
 
 
 def inner_distillation(
@@ -43,19 +46,30 @@ def inner_distillation(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The pruned student's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
+    """The pruned model's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
 
     Args:
         q_source, q_pruned: queries of both models, fp32 or fp64 (B, d).
-        entities: the source's table (N, d); the student scores `mask * entities`, or `pruned`.
-        mask: packed int32 words of `entities`, or None for all ones.
-        targets: int64 (B,).
-        weight: per entity (N,), of the cross entropy: row i counts `weight[targets[i]]`.
+        entities: the source's table (N, d) in the same dtype; the pruned model scores
+            `mask * entities`, or `pruned`.
+        mask: packed int32 words of `entities` (see `pack_mask`), or None for all ones.
+        targets: int64 (B,) in 0 .. N - 1.
+        temperature: tau, positive.
+        forward_weight, backward_weight: wf and wb of K, not negative.
+        weight: (N,) in the tables' dtype, of the cross entropy: row i counts `weight[targets[i]]`.
         pruned, precision, score_memory, group: as in `entity_cross_entropy`.
 
     Returns:
         (loss, gradient of q_pruned (B, d), gradient of the pruned entities (N, d), zero where the
-        mask is).
+        mask is). They carry no graph.
+
+    Raises:
+        ValueError: a target is out of range; a temperature or weight that has no meaning.
+
+    Equivalent to: with `z_p = q_pruned @ (mask * entities).T`, `s = (q_source @ entities.T / tau)
+    .log_softmax(1)`, `p = (z_p / tau).log_softmax(1)` and `kl = partial(F.kl_div,
+    reduction="batchmean", log_target=True)`: `F.cross_entropy(z_p, targets) + wf * kl(p, s) + wb *
+    kl(s, p)` and its gradients by autograd.
     """
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
@@ -97,12 +111,13 @@ def mutual_distillation(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both losses `CE(z_a) + K(a, stop(b))` and their gradients (MetaSD, step 3).
 
-    Arguments as in `inner_distillation`.
+    Arguments and errors as in `inner_distillation`. The model that receives the gradient is the
+    first argument of K.
 
     Returns:
         (loss_source, loss_pruned, gradient of q_source (B, d), gradient of q_pruned (B, d),
         gradient of the shared entities (N, d): the source's, plus the pruned model's where the
-        mask is one).
+        mask is one). They carry no graph.
     """
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
@@ -144,108 +159,157 @@ def _check(
     check_pruned(pruned, entities)
 
 
-def _reference(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    entities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    targets: Tensor,
-    weight: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    mutual: bool,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the student's, and dq_s is empty."""
-    refuse_group(group, entities.dtype)
-    check_range("targets", targets, entities.shape[0])
-    table = apply_mask(entities, mask) if pruned is None else pruned
-    z_s, z_p = q_source @ entities.T, q_pruned @ table.T
-    log_s, log_p = (z_s / temperature).log_softmax(1), (z_p / temperature).log_softmax(1)
+class Arguments(NamedTuple):
+    """The arguments of `metasd::distillation`."""
+
+    q_source: Tensor
+    q_pruned: Tensor
+    entities: Tensor
+    mask: Tensor | None
+    pruned: Tensor | None
+    targets: Tensor
+    weight: Tensor | None
+    temperature: float
+    forward_weight: float
+    backward_weight: float
+    mutual: bool
+    precision: str
+    score_memory: int
+    group: str = ""
+
+    @property
+    def batch(self) -> int:
+        return self.q_source.shape[0]
+
+    @property
+    def exchange(self) -> tuple[float, float]:
+        """Weights in the pruned model's K, of the terms with a logarithm and with a difference.
+
+        In step 1 the pruned model is the second argument of K: its two terms change roles.
+        """
+        if self.mutual:
+            return self.forward_weight, self.backward_weight
+        return self.backward_weight, self.forward_weight
+
+    @property
+    def scored(self) -> tuple[Tensor, Tensor | None]:
+        """The pruned model's table, and the mask under which it is scored."""
+        return (self.entities, self.mask) if self.pruned is None else (self.pruned, None)
+
+
+_SCHEMA = (
+    "(Tensor q_source, Tensor q_pruned, Tensor entities, Tensor? mask, Tensor? pruned, "
+    "Tensor targets, Tensor? weight, float temperature, float forward_weight, "
+    "float backward_weight, bool mutual, str precision, int score_memory, str group='') "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+"""(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
+
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _reference(*arguments: Any) -> Results:
+    a = Arguments(*arguments)
+    refuse_group(a.group, a.entities.dtype)
+    check_range("targets", a.targets, a.entities.shape[0])
+    table = apply_mask(a.entities, a.mask) if a.pruned is None else a.pruned
+    z_s, z_p = a.q_source @ a.entities.T, a.q_pruned @ table.T
+    log_s, log_p = (z_s / a.temperature).log_softmax(1), (z_p / a.temperature).log_softmax(1)
     p_s, p_p = log_s.exp(), log_p.exp()
     kl_sp = (p_s * (log_s - log_p)).sum(1, keepdim=True)
     kl_ps = (p_p * (log_p - log_s)).sum(1, keepdim=True)
-    scale = 1 / max(len(targets), 1)
-    by_log, by_difference = forward_weight, backward_weight
-    if not mutual:  # the student is the second argument of K: its two terms change roles
-        by_log, by_difference = backward_weight, forward_weight
-    loss_p, g_p = cross_entropy_of(z_p.log_softmax(1), targets, weight)
+    scale = 1 / max(a.batch, 1)
+    by_log, by_difference = a.exchange
+    loss_p, g_p = cross_entropy_of(z_p.log_softmax(1), a.targets, a.weight)
     loss_p = loss_p + (by_log * kl_ps + by_difference * kl_sp).sum() * scale
     g_p = g_p + (by_log * p_p * (log_p - log_s - kl_ps) + by_difference * (p_p - p_s)) * (
-        scale / temperature
+        scale / a.temperature
     )
-    student = g_p @ table, apply_mask(g_p.T @ q_pruned, mask)
-    if not mutual:
-        nothing = torch.zeros_like(loss_p)
-        return nothing, loss_p, q_source.new_zeros(0), *student
-    loss_s, g_s = cross_entropy_of(z_s.log_softmax(1), targets, weight)
+    dq_p, de = g_p @ table, apply_mask(g_p.T @ a.q_pruned, a.mask)
+    if not a.mutual:
+        return torch.zeros_like(loss_p), loss_p, a.q_source.new_zeros(0), dq_p, de
+    loss_s, g_s = cross_entropy_of(z_s.log_softmax(1), a.targets, a.weight)
     loss_s = loss_s + (by_log * kl_sp + by_difference * kl_ps).sum() * scale
     g_s = g_s + (by_log * p_s * (log_s - log_p - kl_sp) + by_difference * (p_s - p_p)) * (
-        scale / temperature
+        scale / a.temperature
     )
-    return loss_s, loss_p, g_s @ entities, student[0], g_s.T @ q_source + student[1]
+    return loss_s, loss_p, g_s @ a.entities, dq_p, g_s.T @ a.q_source + de
 
 
 def sums(temperature: float) -> Sums:
-    """Of a row's statistics after the maxima of source and student: sums of exp(z - maximum) of
-    both; of e = exp((z - maximum) / tau); of e_s (z_s - z_p) / tau and of e_p (z_p - z_s) / tau.
+    """The statistics per row after the maxima of source and pruned model: sums of
+    exp(z - maximum) of both; of e = exp((z - maximum) / tau); of e_s (z_s - z_p) / tau and of
+    e_p (z_p - z_s) / tau.
     """
     soft = 1 / temperature
     return [(0, 1.0), (1, 1.0), (0, soft), (1, soft), (0, soft), (1, soft)]
 
 
-_distillation = torch.library.custom_op("metasd::distillation", mutates_args=())(_reference)
+_distillation = operation("distillation", _reference, schema=_SCHEMA)
 
 
-@_distillation.register_kernel("cpu")
-def _cpu(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    entities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    targets: Tensor,
-    weight: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    mutual: bool,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    if entities.dtype != torch.float32:
-        return _reference(
-            q_source,
-            q_pruned,
-            entities,
-            mask,
-            pruned,
-            targets,
-            weight,
-            temperature,
-            forward_weight,
-            backward_weight,
-            mutual,
-            precision,
-            score_memory,
-            group,
-        )
-    row_weight = target_weights(targets, weight, entities.shape[0], group)
-    dtype = product_dtype(precision)
-    table = entities if pruned is None else pruned
-    table_mask = mask if pruned is None else None
-    grad_source = torch.empty_like(q_source) if mutual else entities.new_empty(0)
-    grad_pruned, grad_entities = torch.empty_like(q_pruned), torch.empty_like(entities)
-    batch = q_source.shape[0]
-    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(batch, 1)
-    by_log, by_difference = forward_weight, backward_weight
-    if not mutual:
-        by_log, by_difference = backward_weight, forward_weight
+@fp32_kernel("distillation", "cpu")
+def _cpu(*arguments: Any) -> Results:
+    a = Arguments(*arguments)
+    row_weight = target_weights(a.targets, a.weight, a.entities.shape[0], a.group)
+    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(a.batch, 1)
+    between = None
+    if a.group:
+        between = partial(combined, statistics.T, [*sums(a.temperature), None, None], a.group)
+    gradients = (
+        torch.empty_like(a.q_source) if a.mutual else a.entities.new_empty(0),
+        torch.empty_like(a.q_pruned),
+        torch.empty_like(a.entities),
+    )
+    if runs_on_amx(a.q_source, a.entities, a.precision):
+        run_phases(partial(_amx_pass, a, row_weight, statistics, gradients), between)
+    else:
+        _stream_scores(a, row_weight, statistics, gradients, between)
+    return *_losses(a, row_weight, statistics), *gradients
+
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+"""Of the source's queries (empty in step 1), of the pruned model's, of the entities."""
+
+
+def _amx_pass(
+    a: Arguments, row_weight: Tensor | None, statistics: Tensor, gradients: Gradients, phase: int
+) -> None:
+    grad_source, grad_pruned, grad_entities = gradients
+    table, table_mask = a.scored
+    by_log, by_difference = a.exchange
+    _C.amx_distillation(
+        [left(a.q_source, grad_source if a.mutual else None), left(a.q_pruned, grad_pruned)],
+        [
+            right(a.entities, None, grad_entities if a.mutual else None),
+            right(table, table_mask, grad_entities, a.mask, add=a.mutual),
+        ],
+        a.batch,
+        a.entities.shape[0],
+        a.entities.shape[1],
+        a.targets.data_ptr(),
+        address(row_weight),
+        1 / a.batch,
+        statistics.data_ptr(),
+        phase,
+        torch.get_num_threads(),
+        a.temperature,
+        by_difference,
+        by_log,
+    )
+
+
+def _stream_scores(
+    a: Arguments,
+    row_weight: Tensor | None,
+    statistics: Tensor,
+    gradients: Gradients,
+    between: Callable[[], None] | None,
+) -> None:
+    dtype = product_dtype(a.precision)
+    grad_source, grad_pruned, grad_entities = gradients
+    table, table_mask = a.scored
+    by_log, by_difference = a.exchange
 
     def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
         _C.distillation(
@@ -256,101 +320,62 @@ def _cpu(
             z[0].shape[1],
             z[0].shape[1],
             columns.start,
-            targets[at].data_ptr(),
+            a.targets[at].data_ptr(),
             0 if row_weight is None else row_weight[at].data_ptr(),
-            1 / batch,
-            temperature,
+            1 / a.batch,
+            a.temperature,
             by_difference,
             by_log,
-            mutual,
+            a.mutual,
             statistics[at].data_ptr(),
             phase,
             torch.get_num_threads(),
         )
 
-    between = None
-    if group:
-        between = partial(combined, statistics.T, [*sums(temperature), None, None], group)
+    source = Scores(
+        operand("queries", a.q_source, None, dtype), operand("entities", a.entities, None, dtype)
+    )
+    grad_kept = grad_entities
+    if a.mutual:
+        source.grad_left, source.grad_right = grad_source, grad_entities
+        grad_kept = torch.empty_like(a.entities)
+    pruned = Scores(
+        operand("pruned_queries", a.q_pruned, None, dtype),
+        operand("pruned_entities", table, table_mask, dtype),
+        grad_pruned,
+        grad_kept,
+        a.mask,
+    )
+    stream([source, pruned], row_pass, a.score_memory, between)
+    if a.mutual:
+        grad_entities += grad_kept
 
-    def fused(phase: int) -> None:
-        _C.fused_distillation(
-            [left(q_source, grad_source if mutual else None), left(q_pruned, grad_pruned)],
-            [
-                right(entities, None, grad_entities if mutual else None),
-                right(table, table_mask, grad_entities, mask, add=mutual),
-            ],
-            batch,
-            entities.shape[0],
-            entities.shape[1],
-            targets.data_ptr(),
-            address(row_weight),
-            1 / batch,
-            statistics.data_ptr(),
-            phase,
-            torch.get_num_threads(),
-            temperature,
-            by_difference,
-            by_log,
-        )
 
-    if is_fused(q_source, entities, precision):
-        run_phases(fused, between)
-    else:
-        source = Scores(
-            operand("queries", q_source, None, dtype), operand("entities", entities, None, dtype)
-        )
-        grad_kept = grad_entities
-        if mutual:
-            source.grad_left, source.grad_right = grad_source, grad_entities
-            grad_kept = torch.empty_like(entities)
-        student = Scores(
-            operand("student_queries", q_pruned, None, dtype),
-            operand("student_entities", table, table_mask, dtype),
-            grad_pruned,
-            grad_kept,
-            mask,
-        )
-        stream([source, student], row_pass, score_memory, between)
-        if mutual:
-            grad_entities += grad_kept
+def _losses(a: Arguments, row_weight: Tensor | None, statistics: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss_s, loss_p) from statistics per row."""
     max_s, max_p, sum_s, sum_p, sum_st, sum_pt, moment_s, moment_p, y_s, y_p = statistics.unbind(1)
-    shift = (max_s - max_p) / temperature + sum_st.log() - sum_pt.log()
-    kl_sp = (moment_s / sum_st - shift).sum() / max(batch, 1)
-    kl_ps = (moment_p / sum_pt + shift).sum() / max(batch, 1)
+    by_log, by_difference = a.exchange
+    shift = (max_s - max_p) / a.temperature + sum_st.log() - sum_pt.log()
+    kl_sp = (moment_s / sum_st - shift).sum() / max(a.batch, 1)
+    kl_ps = (moment_p / sum_pt + shift).sum() / max(a.batch, 1)
     loss_p = (
         mean_cross_entropy(max_p, sum_p, y_p, row_weight) + by_log * kl_ps + by_difference * kl_sp
     )
-    loss_s = torch.zeros_like(loss_p)
-    if mutual:
-        loss_s = (
-            mean_cross_entropy(max_s, sum_s, y_s, row_weight)
-            + by_log * kl_sp
-            + by_difference * kl_ps
-        )
-    return loss_s, loss_p, grad_source, grad_pruned, grad_entities
+    if not a.mutual:
+        return torch.zeros_like(loss_p), loss_p
+    loss_s = (
+        mean_cross_entropy(max_s, sum_s, y_s, row_weight) + by_log * kl_sp + by_difference * kl_ps
+    )
+    return loss_s, loss_p
 
 
 @_distillation.register_fake
-def _fake(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    entities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    targets: Tensor,
-    weight: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    mutual: bool,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake(*arguments: Any) -> Results:
+    a = Arguments(*arguments)
     return (
-        q_source.new_empty(()),
-        q_source.new_empty(()),
-        torch.empty_like(q_source) if mutual else q_source.new_empty(0),
-        torch.empty_like(q_pruned),
-        torch.empty_like(entities),
+        a.q_source.new_empty(()),
+        a.q_source.new_empty(()),
+        torch.empty_like(a.q_source) if a.mutual else a.q_source.new_empty(0),
+        torch.empty_like(a.q_pruned),
+        torch.empty_like(a.entities),
     )

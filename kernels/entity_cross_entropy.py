@@ -1,4 +1,4 @@
-"""Cross entropy of 1-N scores over all entities: loss and gradients in one streamed pass."""
+"""Cross entropy of 1-N (1vsAll) scores: loss and gradients in one streamed pass."""
 
 from functools import partial
 from typing import Any
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metasd import _C
 
+from ._amx import address, left, right, run_phases, runs_on_amx
 from ._checks import (
     check_index,
     check_mask,
@@ -16,16 +17,10 @@ from ._checks import (
     check_table,
     check_weight,
 )
-from ._fused import address, is_fused, left, right, run_phases
-from ._group import Sums, combined, refuse_group, target_weights
-from ._stream import (
-    DEFAULT_SCORE_MEMORY,
-    Scores,
-    operand,
-    product_dtype,
-    stream,
-)
-from .topk_mask import apply_mask
+from ._collectives import Sums, combined, refuse_group, target_weights
+from ._operations import fp32_kernel, operation
+from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
+from .apply_mask import apply_mask
 
 
 def entity_cross_entropy(
@@ -43,13 +38,15 @@ def entity_cross_entropy(
     """Mean cross entropy of `queries @ (mask * entities).T` against `targets`, differentiable once.
 
     Args:
-        queries: fp32 or fp64 (B, d). entities: the same dtype, (N, d).
+        queries: fp32 or fp64 (B, d).
+        entities: (N, d) in the same dtype.
         targets: int64 (B,) in 0 .. N - 1.
-        mask: packed int32 words of `entities`, or None. The gradient is zero where the mask is.
-        weight: per entity (N,); row i counts `weight[targets[i]]`. The sum is divided by B (not by
-            the sum of weights).
-        pruned: the table to score instead of `mask * entities` where it is more than a mask
-            (quantised values); its gradient goes to `entities` (straight through).
+        mask: packed int32 words of `entities` (see `pack_mask`), or None for all ones. The gradient
+            is zero where the mask is.
+        weight: (N,) in the tables' dtype; row i counts `weight[targets[i]]`. The sum is divided by
+            B (not by the sum of weights).
+        pruned: the table (N, d) to score instead of `mask * entities` where it is more than a mask
+            (rounded weights); its gradient goes to `entities` (straight through).
         precision: of the products, for fp32 tables: `auto | fp32 | tf32 | bf16`.
         score_memory: bytes that score blocks may take.
         group: the process group (see `register_group`) whose processes hold one block of rows of
@@ -59,7 +56,11 @@ def entity_cross_entropy(
             gradient of the queries, which is their sum.
 
     Returns:
-        The loss, a scalar (0 for an empty batch). A second derivative raises RuntimeError.
+        The loss, a scalar (0 for an empty batch).
+
+    Raises:
+        ValueError: a target is out of range.
+        RuntimeError: a second derivative.
 
     Equivalent to: `F.cross_entropy(queries @ (mask * entities).T, targets, reduction="none")`,
     times `weight[targets]`, summed and divided by B.
@@ -89,7 +90,7 @@ def entity_cross_entropy_gradients(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `entity_cross_entropy`: (loss, gradient of queries, gradient of entities)."""
+    """`entity_cross_entropy` as (loss, gradient of queries (B, d), gradient of entities (N, d))."""
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
     check_index("targets", targets, queries.shape[0], like=entities)
@@ -140,14 +141,12 @@ def cross_entropy_of(
 
 
 SUMS: Sums = [(0, 1.0), None]
-"""Of a row's statistics: maximum; sum of exp(z - maximum); the target's score."""
+"""Statistics per row: maximum; sum of exp(z - maximum); the target's score."""
 
-_entity_cross_entropy = torch.library.custom_op("metasd::entity_cross_entropy", mutates_args=())(
-    _reference
-)
+_entity_cross_entropy = operation("entity_cross_entropy", _reference)
 
 
-@_entity_cross_entropy.register_kernel("cpu")
+@fp32_kernel("entity_cross_entropy", "cpu")
 def _cpu(
     queries: Tensor,
     entities: Tensor,
@@ -159,10 +158,6 @@ def _cpu(
     score_memory: int,
     group: str = "",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if queries.dtype != torch.float32:
-        return _reference(
-            queries, entities, targets, mask, pruned, weight, precision, score_memory, group
-        )
     row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
@@ -191,8 +186,8 @@ def _cpu(
     if group:
         between = partial(combined, statistics.T, SUMS, group)
 
-    def fused(phase: int) -> None:
-        _C.fused_cross_entropy(
+    def amx_pass(phase: int) -> None:
+        _C.amx_cross_entropy(
             [left(queries, grad_queries)],
             [right(table, table_mask, grad_entities, mask)],
             batch,
@@ -206,8 +201,8 @@ def _cpu(
             torch.get_num_threads(),
         )
 
-    if is_fused(queries, entities, precision):
-        run_phases(fused, between)
+    if runs_on_amx(queries, entities, precision):
+        run_phases(amx_pass, between)
     else:
         scores = Scores(
             operand("queries", queries, None, dtype),
@@ -225,7 +220,7 @@ def _cpu(
 def mean_cross_entropy(
     maximum: Tensor, total: Tensor, target: Tensor, row_weight: Tensor | None
 ) -> Tensor:
-    """The loss from a row's statistics: max, sum of exp(z - max), target score, each (B,)."""
+    """The loss from statistics per row: max, sum of exp(z - max), target score, each (B,)."""
     losses = total.log() + (maximum - target)
     if row_weight is not None:
         losses = losses * row_weight

@@ -1,18 +1,21 @@
-"""How the source should have taught: the quiz loss's gradient through the student's inner step."""
+"""The meta gradient: the quiz loss's gradient in the source, through the inner step."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metasd import _C
 
+from ._amx import left, right, run_phases, runs_on_amx
 from ._checks import check_distillation, check_mask, check_streaming, check_table
-from ._fused import is_fused, left, right, run_phases
-from ._group import Sums, combined, refuse_group
+from ._collectives import Sums, combined, refuse_group
+from ._operations import fp32_kernel, operation
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, joined, operand, product_dtype, stream
+from .apply_mask import apply_mask
 from .entity_cross_entropy import check_pruned
-from .topk_mask import apply_mask
 
 
 def meta_gradient(
@@ -34,23 +37,31 @@ def meta_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The quiz loss's gradient in the source's queries and entities (MetaSD, step 2).
 
-    Let v be the quiz loss's gradient at the stepped student `P' = P - inner_lr * mask * g`, where
-    g is the gradient of `inner_distillation`. The quiz loss reaches the source only through the
-    teacher inside g, so its derivative along the source is `-inner_lr * d<v, g>`. In closed form,
-    per row,
+    Let v be the quiz loss's gradient at the temporary pruned model `P' = P - inner_lr * mask * g`,
+    where g is the gradient of `inner_distillation`. The quiz loss reaches the source only through
+    the teacher inside g, so its derivative along the source is `-inner_lr * d<v, g>`. In closed
+    form, per row,
 
         dz_s = inner_lr / tau^2 [wf p_s (zdot - <p_s, zdot>) + wb p_p (zdot - <p_p, zdot>)]
         zdot = dq_pruned @ (mask * entities).T + q_pruned @ (mask * dentities).T
 
     Args:
-        q_source, q_pruned: queries of both models (B, d).
+        q_source, q_pruned: queries of both models, fp32 or fp64 (B, d).
         dq_pruned: derivative of q_pruned along v (B, d).
-        entities: the source's table (N, d); the student scores `mask * entities`, or `pruned`.
+        entities: the source's table (N, d); the pruned model scores `mask * entities`, or
+            `pruned`.
         dentities: v's entity part (N, d), masked inside.
-        mask, pruned, precision, score_memory, group: as in `inner_distillation`.
+        mask, temperature, forward_weight, backward_weight, pruned, precision, score_memory, group:
+            as in `inner_distillation`.
+        inner_lr: learning rate of the inner step.
 
     Returns:
-        (gradient of q_source (B, d), gradient of the source's entities (N, d)) of the row mean.
+        (gradient of q_source (B, d), gradient of the source's entities (N, d)), means over rows.
+
+    Raises:
+        ValueError: a temperature or weight that has no meaning.
+
+    Source: MetaSD (Findings of EMNLP 2022), whose double backward through the inner step this is.
     """
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
@@ -80,82 +91,108 @@ def meta_gradient(
     return grad_source, grad_entities
 
 
-def _reference(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    dq_pruned: Tensor,
-    entities: Tensor,
-    dentities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    inner_lr: float,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor]:
-    refuse_group(group, entities.dtype)
-    table = apply_mask(entities, mask) if pruned is None else pruned
-    zdot = dq_pruned @ table.T + q_pruned @ apply_mask(dentities, mask).T
-    p_s = (q_source @ entities.T / temperature).softmax(1)
-    p_p = (q_pruned @ table.T / temperature).softmax(1)
-    g = forward_weight * p_s * (zdot - (p_s * zdot).sum(1, keepdim=True))
-    g = g + backward_weight * p_p * (zdot - (p_p * zdot).sum(1, keepdim=True))
-    g = g * (inner_lr / temperature**2 / max(len(q_source), 1))
-    return g @ entities, g.T @ q_source
+class Arguments(NamedTuple):
+    """The arguments of `metasd::meta_gradient`."""
+
+    q_source: Tensor
+    q_pruned: Tensor
+    dq_pruned: Tensor
+    entities: Tensor
+    dentities: Tensor
+    mask: Tensor | None
+    pruned: Tensor | None
+    temperature: float
+    forward_weight: float
+    backward_weight: float
+    inner_lr: float
+    precision: str
+    score_memory: int
+    group: str = ""
+
+    @property
+    def batch(self) -> int:
+        return self.q_source.shape[0]
+
+    @property
+    def scored(self) -> tuple[Tensor, Tensor | None]:
+        """The pruned model's table, and the mask under which it is scored."""
+        return (self.entities, self.mask) if self.pruned is None else (self.pruned, None)
+
+
+_SCHEMA = (
+    "(Tensor q_source, Tensor q_pruned, Tensor dq_pruned, Tensor entities, Tensor dentities, "
+    "Tensor? mask, Tensor? pruned, float temperature, float forward_weight, "
+    "float backward_weight, float inner_lr, str precision, int score_memory, str group='') "
+    "-> (Tensor, Tensor)"
+)
+"""(dq_s, dE)."""
+
+
+def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
+    a = Arguments(*arguments)
+    refuse_group(a.group, a.entities.dtype)
+    table = apply_mask(a.entities, a.mask) if a.pruned is None else a.pruned
+    zdot = a.dq_pruned @ table.T + a.q_pruned @ apply_mask(a.dentities, a.mask).T
+    p_s = (a.q_source @ a.entities.T / a.temperature).softmax(1)
+    p_p = (a.q_pruned @ table.T / a.temperature).softmax(1)
+    g = a.forward_weight * p_s * (zdot - (p_s * zdot).sum(1, keepdim=True))
+    g = g + a.backward_weight * p_p * (zdot - (p_p * zdot).sum(1, keepdim=True))
+    g = g * (a.inner_lr / a.temperature**2 / max(a.batch, 1))
+    return g @ a.entities, g.T @ a.q_source
 
 
 def sums(temperature: float) -> Sums:
-    """Of a row's statistics after the maxima of source and student: sums of
+    """The statistics per row after the maxima of source and pruned model: sums of
     e = exp((z - maximum) / tau) of both; of e_s zdot and of e_p zdot.
     """
     return [(0, 1 / temperature), (1, 1 / temperature)] * 2
 
 
-_meta_gradient = torch.library.custom_op("metasd::meta_gradient", mutates_args=())(_reference)
+_meta_gradient = operation("meta_gradient", _reference, schema=_SCHEMA)
 
 
-@_meta_gradient.register_kernel("cpu")
-def _cpu(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    dq_pruned: Tensor,
-    entities: Tensor,
-    dentities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    inner_lr: float,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor]:
-    if entities.dtype != torch.float32:
-        return _reference(
-            q_source,
-            q_pruned,
-            dq_pruned,
-            entities,
-            dentities,
-            mask,
-            pruned,
-            temperature,
-            forward_weight,
-            backward_weight,
-            inner_lr,
-            precision,
-            score_memory,
-            group,
-        )
-    dtype = product_dtype(precision)
-    student = (entities, mask) if pruned is None else (pruned, None)
-    batch, width = q_source.shape
-    grad_source, grad_entities = torch.empty_like(q_source), torch.empty_like(entities)
-    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 4).repeat(batch, 1)
+@fp32_kernel("meta_gradient", "cpu")
+def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
+    a = Arguments(*arguments)
+    gradients = torch.empty_like(a.q_source), torch.empty_like(a.entities)
+    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 4).repeat(a.batch, 1)
+    between = None
+    if a.group:
+        between = partial(combined, statistics.T, sums(a.temperature), a.group)
+    if runs_on_amx(a.q_source, a.entities, a.precision):
+        run_phases(partial(_amx_pass, a, statistics, gradients), between)
+    else:
+        _stream_scores(a, statistics, gradients, between)
+    return gradients
+
+
+def _amx_pass(
+    a: Arguments, statistics: Tensor, gradients: tuple[Tensor, Tensor], phase: int
+) -> None:
+    grad_source, grad_entities = gradients
+    _C.amx_meta(
+        [left(a.q_source, grad_source), left(a.q_pruned), left(a.dq_pruned)],
+        [right(a.entities, None, grad_entities), right(*a.scored), right(a.dentities, a.mask)],
+        a.batch,
+        a.entities.shape[0],
+        a.entities.shape[1],
+        a.inner_lr / a.temperature**2 / a.batch,
+        statistics.data_ptr(),
+        phase,
+        torch.get_num_threads(),
+        a.temperature,
+        a.forward_weight,
+        a.backward_weight,
+    )
+
+
+def _stream_scores(
+    a: Arguments,
+    statistics: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    between: Callable[[], None] | None,
+) -> None:
+    dtype, width = product_dtype(a.precision), a.entities.shape[1]
 
     def row_pass(z: list[Tensor], at: slice, columns: slice, phase: int) -> None:
         _C.meta(
@@ -166,68 +203,28 @@ def _cpu(
             z[0].shape[0],
             z[0].shape[1],
             z[0].shape[1],
-            inner_lr / temperature**2 / batch,
-            temperature,
-            forward_weight,
-            backward_weight,
+            a.inner_lr / a.temperature**2 / a.batch,
+            a.temperature,
+            a.forward_weight,
+            a.backward_weight,
             statistics[at].data_ptr(),
             phase,
             torch.get_num_threads(),
         )
 
-    between = None
-    if group:
-        between = partial(combined, statistics.T, sums(temperature), group)
-
-    def fused(phase: int) -> None:
-        _C.fused_meta(
-            [left(q_source, grad_source), left(q_pruned), left(dq_pruned)],
-            [right(entities, None, grad_entities), right(*student), right(dentities, mask)],
-            batch,
-            entities.shape[0],
-            entities.shape[1],
-            inner_lr / temperature**2 / batch,
-            statistics.data_ptr(),
-            phase,
-            torch.get_num_threads(),
-            temperature,
-            forward_weight,
-            backward_weight,
-        )
-
-    if is_fused(q_source, entities, precision):
-        run_phases(fused, between)
-    else:
-        source = Scores(
-            operand("queries", q_source, None, dtype),
-            operand("entities", entities, None, dtype),
-            grad_source,
-            grad_entities,
-        )
-        # [dq | q] @ [table | v].T is zdot in one product; its halves serve the student's scores.
-        queries = joined("student_queries", [(dq_pruned, None), (q_pruned, None)], dtype)
-        tables = joined("student_entities", [student, (dentities, mask)], dtype)
-        pruned_scores = Scores(queries[:, width:], tables[:, :width])
-        all_scores = [source, pruned_scores, Scores(queries, tables)]
-        stream(all_scores, row_pass, score_memory, between)
-    return grad_source, grad_entities
+    source = Scores(
+        operand("queries", a.q_source, None, dtype),
+        operand("entities", a.entities, None, dtype),
+        *gradients,
+    )
+    # [dq | q] @ [table | v].T is zdot in one product; its halves serve the pruned model's scores.
+    queries = joined("pruned_queries", [(a.dq_pruned, None), (a.q_pruned, None)], dtype)
+    tables = joined("pruned_entities", [a.scored, (a.dentities, a.mask)], dtype)
+    pruned = Scores(queries[:, width:], tables[:, :width])
+    stream([source, pruned, Scores(queries, tables)], row_pass, a.score_memory, between)
 
 
 @_meta_gradient.register_fake
-def _fake(
-    q_source: Tensor,
-    q_pruned: Tensor,
-    dq_pruned: Tensor,
-    entities: Tensor,
-    dentities: Tensor,
-    mask: Tensor | None,
-    pruned: Tensor | None,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-    inner_lr: float,
-    precision: str,
-    score_memory: int,
-    group: str = "",
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q_source), torch.empty_like(entities)
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    a = Arguments(*arguments)
+    return torch.empty_like(a.q_source), torch.empty_like(a.entities)

@@ -1,4 +1,4 @@
-"""Magnitude masks: which weights the pruned model keeps, packed 32 to a word."""
+"""Magnitude masks: which weights a pruned model keeps, packed 32 to a word."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,12 +9,13 @@ from torch.nn.functional import pad
 
 from metasd import _C
 
-from . import gpu
-from ._checks import check_mask, check_table, is_plain, shape_of
-from ._group import anywhere, gathered, processes, summed
-from ._stream import blocks, cast_rows
+from ._checks import check_table
+from ._collectives import all_gather, all_reduce_sum, any_process, processes
+from ._operations import fp32_kernel, operation
+from ._stream import blocks
+from .pack_mask import pack_mask
 
-_NAN = "a mask of NaN weights has no meaning: the tables hold NaN"
+NAN = "a mask of NaN weights has no meaning: the tables hold NaN"
 
 Largest = Callable[[Tensor, int], Tensor]
 """Of magnitudes (rows, columns), which are the `keep` largest in their row: bool."""
@@ -46,23 +47,25 @@ def topk_mask(
 
     Args:
         tables: fp32 or fp64 tensors (rows, columns), contiguous.
-        prune_fraction: share p of the weights to drop, in 0 .. 1. Exactly
+        prune_fraction: fraction p of the weights to drop, in 0 .. 1. Exactly
             `total - ceil(p * total)` weights are kept; among equal magnitudes the one with the
             lower row-major index in the earlier table.
         granularity: `weight`, one threshold for all tables; or `row`, where every row of every
             table keeps its own `columns - ceil(p * columns)` largest.
-        group: name of the processes that hold the tables together, fp32 all.
+        group: the process group (see `register_group`) whose processes hold the tables together,
+            in fp32.
         sharded: for each table whether this is one process's block of its rows, in the order of
-            the processes, or the whole, the same in all. Needed within a group.
+            the processes, or all of it, the same in every process. Needed within a group.
 
     Returns:
         One int32 tensor (rows, ceil(columns / 32)) per table: bit j of word w is column 32 w + j.
-        Within a group what the whole tables' masks say of these rows, bit for bit.
+        Within a group the rows of the whole tables' masks that belong to these blocks.
 
     Raises:
         ValueError: a weight is NaN, in any process; a fraction or granularity that does not exist.
 
-    Equivalent to a stable descending sort of the joined magnitudes; done by selection (fp32).
+    Equivalent to: a stable descending sort of all magnitudes joined, of which the first are kept;
+    fp32 tables take a selection instead. Source: magnitude pruning as in MetaSD (EMNLP 2022).
     """
     if isinstance(tables, Tensor):  # type: ignore[unreachable]
         raise TypeError("tables must be a sequence of tensors; got one tensor")
@@ -99,23 +102,23 @@ def _in_group(
     return masks
 
 
-def _kept(total: int, prune_fraction: float) -> int:
+def kept_of(total: int, prune_fraction: float) -> int:
     return total - math.ceil(prune_fraction * total)
 
 
 def _reference(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
     if any(bool(table.isnan().any()) for table in tables):
-        raise ValueError(_NAN)
-    return _masks_of(tables, prune_fraction, per_row, _largest_by_sort)
+        raise ValueError(NAN)
+    return masks_of(tables, prune_fraction, per_row, _largest_by_sort)
 
 
-def _masks_of(
+def masks_of(
     tables: list[Tensor], prune_fraction: float, per_row: bool, largest: Largest
 ) -> list[Tensor]:
     if per_row:
-        return [pack_mask(largest(t.abs(), _kept(t.shape[1], prune_fraction))) for t in tables]
+        return [pack_mask(largest(t.abs(), kept_of(t.shape[1], prune_fraction))) for t in tables]
     flat = torch.cat([table.abs().flatten() for table in tables])
-    kept = largest(flat[None], _kept(flat.numel(), prune_fraction))[0]
+    kept = largest(flat[None], kept_of(flat.numel(), prune_fraction))[0]
     parts = torch.split(kept, [table.numel() for table in tables])
     return [pack_mask(p.view(t.shape)) for p, t in zip(parts, tables, strict=True)]
 
@@ -125,73 +128,30 @@ def _largest_by_sort(magnitudes: Tensor, keep: int) -> Tensor:
     return torch.zeros_like(magnitudes, dtype=torch.bool).scatter_(1, order, True)
 
 
-def _largest_by_threshold(magnitudes: Tensor, keep: int) -> Tensor:
-    """The same by selection, on a GPU several times faster and without the sort's memory."""
-    if keep == 0 or magnitudes.numel() == 0:
-        return torch.zeros_like(magnitudes, dtype=torch.bool)
-    chosen = magnitudes.topk(keep, dim=1, sorted=False).values
-    threshold = chosen.amin(dim=1, keepdim=True)
-    above, equal = magnitudes > threshold, magnitudes == threshold
-    ties = keep - above.sum(dim=1, keepdim=True)
-    return above | (equal & (equal.cumsum(dim=1) <= ties))
+_topk_mask = operation("topk_mask", _reference)
 
 
-_topk_mask = torch.library.custom_op("metasd::topk_mask", mutates_args=())(_reference)
-
-
-@_topk_mask.register_kernel("cpu")
+@fp32_kernel("topk_mask", "cpu")
 def _cpu(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
-    if tables[0].dtype != torch.float32:
-        return _reference(tables, prune_fraction, per_row)
     threads = torch.get_num_threads()
-    masks = [_empty_mask(table) for table in tables]
-    handles = [_handle(t, m) for t, m in zip(tables, masks, strict=True)]
+    masks = [empty_mask(table) for table in tables]
+    handles = [handle_of(t, m) for t, m in zip(tables, masks, strict=True)]
     if per_row:
         sound = all(
-            _C.topk_mask_rows(handle, _kept(handle[3], prune_fraction), threads)
+            _C.topk_mask_rows(handle, kept_of(handle[3], prune_fraction), threads)
             for handle in handles
         )
     else:
         total = sum(table.numel() for table in tables)
-        sound = _C.topk_mask(handles, _kept(total, prune_fraction), threads)
+        sound = _C.topk_mask(handles, kept_of(total, prune_fraction), threads)
     if not sound:
-        raise ValueError(_NAN)
-    return masks
-
-
-@_topk_mask.register_kernel("cuda")
-def _cuda(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
-    """csrc/topk_mask.cu, without which (`_C.CUDA_ARCHS` empty), and for fp64, PyTorch's selection.
-
-    Waits for the device once, at the end, to learn whether there was a NaN.
-    """
-    device = tables[0].device
-    if tables[0].dtype != torch.float32 or not _C.CUDA_ARCHS:
-        nan = torch.stack([table.isnan().any() for table in tables]).any()
-        masks = _masks_of(tables, prune_fraction, per_row, _largest_by_threshold)
-    else:
-        masks = [_empty_mask(table) for table in tables]
-        handles = [_handle(t, m) for t, m in zip(tables, masks, strict=True)]
-        stream = torch.cuda.current_stream(device).cuda_stream
-        if per_row:
-            scratch = torch.zeros(1, dtype=torch.int64, device=device)
-            for handle in handles:
-                keep = _kept(handle[3], prune_fraction)
-                _C.topk_mask_rows_cuda(handle, keep, scratch.data_ptr(), device.index, stream)
-        else:
-            size = _C.topk_mask_scratch(len(tables))
-            scratch = torch.empty(size, dtype=torch.int64, device=device)
-            keep = _kept(sum(table.numel() for table in tables), prune_fraction)
-            _C.topk_mask_cuda(handles, keep, scratch.data_ptr(), device.index, stream)
-        nan = scratch[0]
-    if nan.item():
-        raise ValueError(_NAN)
+        raise ValueError(NAN)
     return masks
 
 
 @_topk_mask.register_fake
 def _fake(tables: list[Tensor], prune_fraction: float, per_row: bool) -> list[Tensor]:
-    return [_empty_mask(table) for table in tables]
+    return [empty_mask(table) for table in tables]
 
 
 def _reference_in_group(
@@ -215,8 +175,8 @@ def _rows_in_group(tables: list[Tensor], prune_fraction: float, group: str) -> l
         masks = _topk_mask(tables, prune_fraction, True)
     except ValueError:  # not raised before the others know
         masks = None
-    if anywhere(masks is None, group, tables[0].device) or masks is None:
-        raise ValueError(_NAN)
+    if any_process(masks is None, group, tables[0].device) or masks is None:
+        raise ValueError(NAN)
     return masks
 
 
@@ -234,11 +194,11 @@ def _select(
     for shift, bins in _DIGITS:
         counts, nan = count(threshold, shift, bins)
         own = pad(counts.sum(1).mul(once[:, None]).sum(0), (0, 1), value=nan)
-        *found, nans = summed(own, group).tolist()
+        *found, nans = all_reduce_sum(own, group).tolist()
         if nans:
-            raise ValueError(_NAN)
+            raise ValueError(NAN)
         if wanted < 0:
-            wanted = _kept(sum(found), prune_fraction)
+            wanted = kept_of(sum(found), prune_fraction)
         if wanted == 0:
             return _MAGNITUDE_BITS, torch.zeros_like(counts[..., 0])
         digit = bins - 1
@@ -247,7 +207,7 @@ def _select(
             digit -= 1
         threshold += digit << shift
     equal = counts[..., digit]
-    equal_everywhere = gathered(equal.sum(1) * once, group)
+    equal_everywhere = all_gather(equal.sum(1) * once, group)
     of_tables = equal_everywhere.sum(0)
     before = of_tables.cumsum(0) - of_tables + equal_everywhere[:rank].sum(0) * parted
     return threshold, wanted - before[:, None] - (equal.cumsum(1) - equal)
@@ -268,7 +228,7 @@ def _bins_of(table: Tensor, low: int, shift: int, bins: int) -> Tensor:
 
 def _mask_above(table: Tensor, threshold: int, ties: Tensor) -> Tensor:
     """The mask of magnitudes above the threshold, and of the first `ties` that equal it."""
-    mask = _empty_mask(table)
+    mask = empty_mask(table)
     for rows in blocks(table.shape[0], max(_CHUNK // table.shape[1], 1)):
         bits = _magnitude_bits(table[rows])
         equal = bits == threshold
@@ -278,20 +238,18 @@ def _mask_above(table: Tensor, threshold: int, ties: Tensor) -> Tensor:
     return mask
 
 
-_topk_mask_in_group = torch.library.custom_op("metasd::topk_mask_in_group", mutates_args=())(
-    _reference_in_group
-)
+_topk_mask_in_group = operation("topk_mask_in_group", _reference_in_group)
 
 
-@_topk_mask_in_group.register_kernel("cpu")
+@fp32_kernel("topk_mask_in_group", "cpu")
 def _cpu_in_group(
     tables: list[Tensor], prune_fraction: float, per_row: bool, group: str, sharded: list[bool]
 ) -> list[Tensor]:
     if per_row:
         return _rows_in_group(tables, prune_fraction, group)
     threads = torch.get_num_threads()
-    masks = [_empty_mask(table) for table in tables]
-    handles = [_handle(t, m) for t, m in zip(tables, masks, strict=True)]
+    masks = [empty_mask(table) for table in tables]
+    handles = [handle_of(t, m) for t, m in zip(tables, masks, strict=True)]
 
     def count(low: int, shift: int, bins: int) -> tuple[Tensor, bool]:
         counts = torch.zeros(len(tables), threads, bins, dtype=torch.int64)
@@ -311,62 +269,14 @@ def _cpu_in_group(
 def _fake_in_group(
     tables: list[Tensor], prune_fraction: float, per_row: bool, group: str, sharded: list[bool]
 ) -> list[Tensor]:
-    return [_empty_mask(table) for table in tables]
+    return [empty_mask(table) for table in tables]
 
 
-def _handle(table: Tensor, mask: Tensor) -> tuple[int, int, int, int, int]:
-    """What `_C` knows a table and its mask by."""
+def handle_of(table: Tensor, mask: Tensor) -> tuple[int, int, int, int, int]:
+    """A table and its mask as `_C` takes them."""
     rows, columns = table.shape
     return table.data_ptr(), mask.data_ptr(), rows, columns, columns
 
 
-def _empty_mask(table: Tensor) -> Tensor:
+def empty_mask(table: Tensor) -> Tensor:
     return table.new_empty((table.shape[0], (table.shape[1] + 31) // 32), dtype=torch.int32)
-
-
-def pack_mask(kept: Tensor) -> Tensor:
-    """Packs a boolean tensor (rows, columns) into int32 words (rows, ceil(columns / 32)).
-
-    Bit j of word w is column 32 w + j, least significant first; padding bits are zero.
-    """
-    if kept.dtype != torch.bool or kept.dim() != 2:
-        raise TypeError(f"kept must be bool (rows, columns); got {kept.dtype} {shape_of(kept)}")
-    rows, columns = kept.shape
-    words = (columns + 31) // 32
-    padded = torch.nn.functional.pad(kept, (0, words * 32 - columns)).view(rows, words * 4, 8)
-    bits = padded.to(torch.uint8) << torch.arange(8, dtype=torch.uint8, device=kept.device)
-    octets = bits.sum(dim=2, dtype=torch.uint8)  # a word is four of them, lowest first
-    return octets.view(-1).view(torch.int32).view(rows, words)
-
-
-def unpack_mask(bits: Tensor, columns: int) -> Tensor:
-    """The boolean tensor (rows, columns) that `pack_mask` packed."""
-    if bits.dtype != torch.int32 or bits.dim() != 2:
-        raise TypeError(f"bits must be int32 (rows, words); got {bits.dtype} {shape_of(bits)}")
-    if bits.shape[1] != (columns + 31) // 32:
-        raise ValueError(
-            f"{columns} columns need {(columns + 31) // 32} words; got {shape_of(bits)}"
-        )
-    octets = bits.reshape(-1).view(torch.uint8)[:, None]
-    lanes = (octets >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
-    return lanes.view(bits.shape[0], bits.shape[1] * 32)[:, :columns].bool()
-
-
-def apply_mask(table: Tensor, mask: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """`mask * table` with exact zeros, in the table's shape and dtype; `out` may be the table.
-
-    Equivalent to: `torch.where(unpack_mask(mask, columns), table, 0)`.
-    """
-    check_table("table", table)
-    check_mask(mask, table)
-    if out is None:
-        out = torch.empty_like(table)
-    else:
-        check_table("out", out, table.shape[0], like=table)
-    if mask is None:
-        return out.copy_(table)
-    if is_plain(table, out):
-        return cast_rows(table, mask, out)
-    if is_plain(table, out, device="cuda"):
-        return gpu.apply_mask(table, mask, out)  # type: ignore[no-any-return]
-    return out.copy_(torch.where(unpack_mask(mask, table.shape[1]), table, 0.0))

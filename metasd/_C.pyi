@@ -80,12 +80,12 @@ def meta(
     phase: int,
     threads: int,
 ) -> None: ...
-def fused() -> bool: ...
+def amx() -> bool: ...
 
 _Lefts = list[tuple[int, int]]
 _Rights = list[tuple[int, int, int, int, bool]]
 
-def fused_cross_entropy(
+def amx_cross_entropy(
     lefts: _Lefts,
     rights: _Rights,
     queries: int,
@@ -98,7 +98,7 @@ def fused_cross_entropy(
     phase: int,
     threads: int,
 ) -> None: ...
-def fused_distillation(
+def amx_distillation(
     lefts: _Lefts,
     rights: _Rights,
     queries: int,
@@ -114,7 +114,7 @@ def fused_distillation(
     difference_weight: float,
     logarithm_weight: float,
 ) -> None: ...
-def fused_meta(
+def amx_meta(
     lefts: _Lefts,
     rights: _Rights,
     queries: int,
@@ -204,10 +204,17 @@ def dura(
     threads: int,
 ) -> None: ...
 
-GRIDS: dict[str, tuple[bool, int, list[float]]]
+WEIGHT_FORMATS: dict[str, tuple[bool, int, list[float]]]
 
 def quantize_rows(
-    source: int, mask: int, to: int, scale: int, rows: int, cols: int, values: str, threads: int
+    source: int,
+    mask: int,
+    to: int,
+    scale: int,
+    rows: int,
+    cols: int,
+    name: str,
+    threads: int,
 ) -> None: ...
 def scatter_add(to: int, index: int, source: int, rows: int, cols: int, threads: int) -> None: ...
 

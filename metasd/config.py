@@ -309,7 +309,7 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         key = next((k for k, _ in _flatten({key: first["input"]})), key)
         keys = [k for k, _ in _flatten(_schema_defaults())]
-        last = {k.rpartition(".")[2]: k for k in keys}
+        last = {k.rpartition(".")[2]: k for k in reversed(keys)}
         close = nearest(key, keys)
         if not close and (found := difflib.get_close_matches(key, last, n=1)):
             close = f'; did you mean "{last[found[0]]}"?'

@@ -51,9 +51,9 @@ def evaluate(
     Returns:
         A dict: `mrr`, `mr`, `hits@1`, `hits@3`, `hits@10` (both sides together); the same under
         `pessimistic`; `tie_rate`, the share of queries whose target ties with another entity;
-        `queries`; `by_side` (`head`, `tail`); `by_frequency` (`frequent`,
-        `medium`, `rare`: thirds of the relations by training triples); `by_relation`, by relation label,
-        each with its number of `train` triples.
+        `queries`; `by_side` (`head`, `tail`); `by_frequency` (`frequent`, `medium`, `rare`: thirds
+        of the relations by training triples); `by_relation`, by relation label, each with its
+        number of `train` triples.
     """
     graph = as_graph(graph)
     check_fits(model, graph)

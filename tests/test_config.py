@@ -9,7 +9,7 @@ from metasd.errors import InputError
 
 
 def test_a_saved_configuration_loads_equal(tmp_path: Path) -> None:
-    config = Config().override(["distill.meta_lr=1e-4", "model.name=cp", "entity_weights=true"])
+    config = preset("metasd").override(["distill.meta_lr=1e-4", "model.name=cp"])
     config.save(tmp_path / "c.yaml")
     assert Config.load(tmp_path / "c.yaml") == config
 
@@ -22,7 +22,7 @@ def test_files_may_nest_or_dot_their_keys(tmp_path: Path) -> None:
 
 
 def test_strings_become_the_types_of_their_keys() -> None:
-    config = Config().override(
+    config = preset("metasd").override(
         ["train.lr=1e-2", "distill.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
     )
     assert config.train.lr == 0.01
@@ -31,12 +31,16 @@ def test_strings_become_the_types_of_their_keys() -> None:
 
 
 def test_the_published_presets() -> None:
-    fb, wn = preset("fb15k-237-paper"), preset("wn18rr")
+    fb, wn = preset("fb15k-237-paper"), preset("wn18rr-paper")
     assert (fb.model.rank, fb.train.batch_size, fb.regularizer.weight) == (2000, 5000, 0.05)
-    assert (fb.relation_prediction.weight, fb.entity_weights) == (4.0, False)
-    assert (wn.train.batch_size, wn.regularizer.weight, wn.entity_weights) == (1000, 0.1, True)
-    assert preset("small") == Config()
-    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS if name != "student")
+    assert (fb.relation_prediction.weight, fb.train.entity_weights) == (4.0, False)
+    assert (wn.train.batch_size, wn.regularizer.weight, wn.train.entity_weights) == (
+        1000,
+        0.1,
+        True,
+    )
+    assert preset("default") == preset() == Config()
+    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS if name != "default")
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(20, 15), (3, 2), (2, 1)])
@@ -48,19 +52,22 @@ def test_a_source_has_a_share_of_the_epochs(epochs: int, warmup: int) -> None:
     assert preset().override(["train.objective=dense"]).warmup_epochs == 0
 
 
-def test_a_student_needs_an_epoch_too() -> None:
+def test_a_compact_model_needs_an_epoch_too() -> None:
     with pytest.raises(
-        InputError, match=r"= 0\.75 leaves the pruned model none of train\.epochs = 1"
+        InputError, match=r"= 0\.75 leaves the compact model none of train\.epochs = 1"
     ):
         preset().override(["train.epochs=1"])
     for setting, message in (
-        ("compact.warmup_epochs=1.5", r"prune\.warmup_epochs: must be whole, or .*; got 1\.5"),
-        ("compact.warmup_epochs=yes", r"prune\.warmup_epochs: must be a number; got True"),
-        ("compact.warmup_epochs=.nan", r"prune\.warmup_epochs: .*finite number; got nan"),
-        ("compact.source=x", r"takes the place of prune\.warmup_epochs: set that to 0; got 0\.75"),
+        ("compact.warmup_epochs=1.5", r"compact\.warmup_epochs: must be whole, or .*; got 1\.5"),
+        ("compact.warmup_epochs=yes", r"compact\.warmup_epochs: must be a number; got True"),
+        ("compact.warmup_epochs=.nan", r"compact\.warmup_epochs: .*finite number; got nan"),
+        (
+            "compact.source=x",
+            r"takes the place of compact\.warmup_epochs: set that to 0; got 0\.75",
+        ),
         (
             "compact.weights=shared compact.source=x",
-            r"needs prune\.weights = own.*; got shared, prune",
+            r"needs compact\.weights = separate.*; got shared, compact",
         ),
     ):
         with pytest.raises(InputError, match=message):
@@ -69,7 +76,7 @@ def test_a_student_needs_an_epoch_too() -> None:
 
 
 def test_dense_is_chosen_by_its_only_model() -> None:
-    assert Config().override(["train.objective=dense"]).eval.metric == "source.mrr"
+    assert preset("metasd").override(["train.objective=dense"]).eval.metric == "source.mrr"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_dense_is_chosen_by_its_only_model() -> None:
         ("prune.fraction=1.5", "prune.fraction: .*less than 1; got 1.5"),
         ("train=3", "train is a section"),
         ("model.name=complx", 'did you mean "complex"'),
-        ("eval.metric=mrr", "eval.metric: .*got 'mrr'; did you mean \"compact.mrr\""),
+        ("eval.metric=mrr", "eval.metric: .*got 'mrr'; did you mean \"source.mrr\""),
         ("epochs", "written key=value"),
         ("train.lr=nan", "train.lr: .*; got nan"),
         ("regularizer.weight=.inf", "regularizer.weight: .*finite number; got inf"),
@@ -93,17 +100,17 @@ def test_dense_is_chosen_by_its_only_model() -> None:
 )
 def test_a_mistake_is_one_clear_line(setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        Config().override([setting])
+        preset("metasd").override([setting])
     assert "\n" not in str(caught.value)
 
 
 def test_column_granularity_needs_coordinates() -> None:
     with pytest.raises(InputError, match=r"column is not possible with model\.name = rescal"):
-        Config().override(["model.name=rescal", "prune.granularity=column"])
+        preset("metasd").override(["model.name=rescal", "prune.granularity=column"])
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(InputError, match='did you mean "wn18rr"'):
+    with pytest.raises(InputError, match='did you mean "wn18rr-paper"'):
         preset("wn18r")
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 import processes
 from metasd import compress, evaluate
 from metasd import distributed as sharding
-from metasd.config import Config
+from metasd.config import Config, preset
 from metasd.data.batches import Epoch, Order, Triples
 from metasd.data.load import load_graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.errors import InputError
 from metasd.models import Scoring
-from metasd.models.model import Model, draw_masks
+from metasd.models.masks import draw_masks
+from metasd.models.model import Model
 from metasd.training.checkpoint import Checkpoint, Layout
 from metasd.training.run import Run
 from metasd.training.step import Step
@@ -47,10 +48,12 @@ CASES = [
 def made(case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype) -> tuple[Step, Tensor]:
     """A step with masks drawn, and the rows that its tables have of the whole ones."""
     name, *settings = case
-    config = Config().override({"model.name": name, "model.rank": RANK, "train.precision": "fp32"})
+    config = preset("metasd").override(
+        {"model.name": name, "model.rank": RANK, "train.precision": "fp32"}
+    )
     config = config.override(["relation_prediction.weight=1", *settings])
     scoring = Scoring.named(name)(RANK)
-    model = Model.create(scoring, ENTITIES, RELATIONS, 0, config.compact.weight_format, shards)
+    model = Model.create(scoring, ENTITIES, RELATIONS, 0, config.compact.weight_format, processes)
     model.entities = (model.entities * 100).to(dtype)
     model.relations = (model.relations * 100).to(dtype)
     model.masks = draw_masks(model, 0.8, config.prune.granularity)
@@ -73,7 +76,7 @@ def triples(count: int, generator: torch.Generator) -> Tensor:
 def trained(
     case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    step, rows = made(case, shards, dtype)
+    step, rows = made(case, processes, dtype)
     assert step.model.masks is not None
     masks = [mask.clone() for mask in step.model.masks]
     generator = torch.Generator().manual_seed(1)
@@ -177,7 +180,7 @@ def test_an_epoch_shows_every_triple_and_its_inverse_in_order(
         assert torch.equal(torch.stack(epoch().batch(last), dim=1), seen[-1])  # after a resume
 
 
-QUICK = Config().override(
+QUICK = preset("metasd").override(
     {
         "model.rank": 8,
         "train.epochs": 3,

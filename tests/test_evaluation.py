@@ -58,7 +58,7 @@ def test_ranks_equal_a_brute_force_evaluator(
     model = random_model(small_graph, name, coarse=coarse)
     ranks = brute_force(model, small_graph, "test")
     realistic = ranks.mean(axis=1)
-    found = evaluate(model, small_graph, "test", pruned=False, score_memory=score_memory)
+    found = evaluate(model.source, small_graph, "test", score_memory=score_memory)
     assert found["mrr"] == pytest.approx((1 / realistic).mean())
     assert found["mr"] == pytest.approx(realistic.mean())
     for k in (1, 3, 10):
@@ -72,7 +72,7 @@ def test_ranks_equal_a_brute_force_evaluator(
 
 
 def test_parts_add_up_to_the_whole(small_graph: Graph) -> None:
-    found = evaluate(random_model(small_graph), small_graph, pruned=False)
+    found = evaluate(random_model(small_graph).source, small_graph)
     for parts in (found["by_relation"], found["by_frequency"], found["by_side"]):
         weights = [part["ranks"] for part in parts.values()]
         assert sum(weights) == found["queries"] == 2 * len(small_graph.test)
@@ -124,7 +124,7 @@ def test_ranks_equal_pykeens_on_umls() -> None:
         batch_size=128,
         use_tqdm=False,
     )
-    found = evaluate(model, graph, pruned=False)
+    found = evaluate(model.source, graph)
     for side, name in (("both", None), ("head", "head"), ("tail", "tail")):
         ours = found if name is None else found["by_side"][name]
         theirs = {
@@ -140,17 +140,17 @@ def test_a_nan_score_is_refused(small_graph: Graph) -> None:
     model = random_model(small_graph)
     model.entities[5, 1] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        evaluate(model, small_graph, pruned=False)
+        evaluate(model.source, small_graph)
 
 
 def test_another_graphs_model_is_refused(small_graph: Graph) -> None:
     with pytest.raises(InputError, match=r"the model has 120 entities .*has 200"):
-        evaluate(random_model(small_graph), load_graph("families:200"), pruned=False)
+        evaluate(random_model(small_graph).source, load_graph("families:200"))
 
 
-def test_a_model_without_mask_has_no_pruned_metrics(small_graph: Graph) -> None:
-    with pytest.raises(InputError, match="this model has no pruned part"):
-        evaluate(random_model(small_graph), small_graph)
+def test_a_model_without_masks_has_no_compact_one(small_graph: Graph) -> None:
+    with pytest.raises(InputError, match="this model has no compact part"):
+        evaluate(random_model(small_graph).compact, small_graph)
 
 
 def test_of_no_ranks_the_metrics_are_zero() -> None:
@@ -162,5 +162,5 @@ def test_history_and_metrics_come_from_the_same_evaluator(
 ) -> None:
     run = train(small_graph, quick, tmp_path / "run")
     stored = json.loads((run.path / "metrics.json").read_text())
-    again = evaluate(run.model, small_graph, "test", pruned=True)
+    again = evaluate(run.model.compact, small_graph, "test")
     assert stored["test"]["compact"] == json.loads(json.dumps(again))

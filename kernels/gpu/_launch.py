@@ -1,4 +1,4 @@
-"""Launching: block sizes by an explicit table, and one door through which every kernel goes.
+"""Launching kernels, and their block sizes from an explicit table.
 
 No autotuner runs: what is launched depends only on the kernel, the precision, the width and the
 architecture, so `python -m metasd.kernels.aot` can compile all of it without a GPU.
@@ -92,7 +92,7 @@ def check_index_range(name: str, index: Tensor, size: int) -> None:
 
     The one place where an operation waits for the device: it has to know that no index is out of
     range before it launches anything. A trainer whose batches are views of an epoch's indices waits
-    once an epoch. (What writes behind PyTorch's back, through `.data` or shared memory, has to see
+    once per epoch. (What writes behind PyTorch's back, through `.data` or shared memory, has to see
     to the range itself.)
     """
     if is_recording():
@@ -150,7 +150,7 @@ _MMA = {
 
 
 def tile(models: int, precision: str, width: int, device: torch.device) -> Tile:
-    """The tile of a kernel that holds `models` score tiles at once (see `tiles.score_tiles`)."""
+    """The tile of a kernel that holds `models` score tiles at once (see `_tiles.score_tiles`)."""
     arch = architecture(device)
     chosen = (_WGMMA if arch == 90 else _MMA)[models, precision]
     if arch not in (80, 87, 90, 100, 103):  # 99 KiB of shared memory instead of 163 or more

@@ -75,7 +75,7 @@ def train(
     from metasd.environment import training_device
     from metasd.training import trainer
     from metasd.training.estimate import estimate
-    from metasd.training.run import RunFolder
+    from metasd.training.run import RunFolder, check_source, free_run_dir
 
     settings = _settings(preset, config, set_ or [])
     if run is not None and not dry_run:
@@ -84,10 +84,10 @@ def train(
     ratios = parse_split_ratios(graph, split_ratios)
     data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios)
     if dry_run:
-        trainer.check_source(settings, data)
+        check_source(settings, data)
         print_record(estimate(data, settings), as_json)
         return
-    path = run if run is not None else trainer.free_run_dir(data)
+    path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
     if not as_json:
         _describe(data, path)

@@ -1,4 +1,4 @@
-"""A compressed table on a GPU: the engine's questions, answered by kernels.gpu.compressed."""
+"""A compressed table on a GPU: the engine's questions, answered by `metasd.kernels`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metasd import kernels
 from metasd.errors import InputError
-from metasd.kernels import gpu
+from metasd.kernels._keys import decoded_keys
 
 from .table import CODES, ZEROS, Floats, Integers, Table
 
@@ -89,7 +90,7 @@ class DeviceTable(Table):
             keys = torch.cat([best, _keys(z, start)], dim=1)
             best = keys.topk(min(k, keys.shape[1]), dim=1).values
         if places is not None and total is not None:
-            found, place = gpu.decoded_keys(best)
+            found, place = decoded_keys(best)
             scores[:], places[:], total[:] = found.cpu(), place.cpu(), mass.cpu()
         return int(nan)
 
@@ -101,7 +102,7 @@ class DeviceTable(Table):
     def _block(self, queries: Tensor, rows: Tensor | None, first: int, out: Tensor) -> None:
         arrays = self._tensors
         if self.codec == "sparse":
-            gpu.sparse_scores(
+            kernels.sparse_scores(
                 arrays["indptr"],
                 arrays["columns"],
                 arrays["values"],
@@ -112,7 +113,7 @@ class DeviceTable(Table):
                 out,
             )
         elif self.values in CODES:
-            gpu.code_scores(
+            kernels.code_scores(
                 arrays["values"],
                 arrays["scale"],
                 queries,

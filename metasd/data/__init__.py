@@ -1,1 +1,1 @@
-"""Graphs: read from files, names or arrays, given stable ids, indexed by their known answers, and cut into batches."""
+"""Graphs: read from files or by name, given stable ids, indexed by known answers, and batched."""

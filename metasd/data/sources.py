@@ -1,4 +1,4 @@
-"""What the name or path of a graph means: a generated graph, a folder or file, or one of PyKEEN's."""
+"""The meaning of a graph's name or path: generated, a folder or file, or one of PyKEEN's."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ import yaml
 from metasd.errors import InputError
 from metasd.files import write_atomically, write_text
 
+from .plotting import STYLE
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -42,27 +44,6 @@ _LOSSES = {  # colour: the model that a loss is of; dashes: the mutual step
 _GREY = "#666666"
 _HALF = 20  # relations drawn of the most frequent ones, and of the least frequent ones
 _FEW = 20  # fewer ranks than this say little about a relation: its markers are hollow
-_STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#999999",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "axes.titlesize": 11,
-    "figure.constrained_layout.h_pad": 0.09,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.09,
-    "figure.constrained_layout.wspace": 0.06,
-    "font.size": 9.5,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "text.parse_math": False,  # a label with dollars is no formula
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-}
 
 
 def write_report(run: "Run", out: Path | None = None) -> Path:
@@ -85,7 +66,7 @@ def write_report(run: "Run", out: Path | None = None) -> Path:
     folder = Path(run.path) / "report" if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, bytes] = {}
-    with style.context(["default", _STYLE]), warnings.catch_warnings():
+    with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         for draw in (_curves, _long_tail, _relations):
             path = folder / f"{draw.__name__[1:]}.png"

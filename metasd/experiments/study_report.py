@@ -1,12 +1,25 @@
 """A study's results as a table and a plot of accuracy against bytes."""
 
+import hashlib
 import json
 import statistics
+import unicodedata
+import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metasd.errors import InputError
 from metasd.files import write_atomically, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .plotting import Curve
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#8C6D1F", "#333333")
+"""Of a study's runs, if there are no more of them; told apart by every eye."""
+_FRONTIER, _GREY = "#0072B2", "#b5b5b5"
+_MARKERS = {"source": "o", "compact": "D", "one-shot": "v"}
 
 
 class Point(NamedTuple):
@@ -63,7 +76,7 @@ def points(results: dict[str, Any]) -> list[Point]:
 
 
 def table(found: list[Point]) -> list[list[str]]:
-    """Text of a table: a header and a row a point, `*` where it is on the frontier."""
+    """Text of a table: a header and one row per point, `*` where it is on the frontier."""
     rows = [["", "run", "form", "MB", "valid MRR", "rare", "seeds", "spread", "test MRR"]]
     for point in found:
         rows.append(
@@ -88,58 +101,138 @@ def write_study_report(folder: Path, out: Path | None = None) -> list[list[str]]
     Raises:
         InputError: the results are damaged, or matplotlib is not installed.
     """
+    graph, found, digest = _read(folder)
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    _draw(graph, found, digest, out / "pareto.png")
+    write_text(out / "study.md", _page(graph, found))
+    return table(found)
+
+
+def outdated_study_report(folder: Path) -> list[str]:
+    """Which of a folder's `study.md` and `pareto.png` are missing or not of its results."""
+    graph, found, digest = _read(folder)
+    page, plot = folder / "study.md", folder / "pareto.png"
+    wrong = []
+    if not page.exists() or page.read_text(encoding="utf-8") != _page(graph, found):
+        wrong.append(page.name)
+    if not plot.exists() or digest.encode() not in plot.read_bytes():
+        wrong.append(plot.name)
+    return wrong
+
+
+def _read(folder: Path) -> tuple[str, list[Point], str]:
+    """A study's graph, its models, and the digest of its results."""
     path = folder / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        found = points(results)
+        content = path.read_bytes()
+        results = json.loads(content)
+        graph, found = str(results["graph"]), points(results)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if not found:
         raise InputError(f"{path}: no run is finished yet")
+    return graph, found, hashlib.sha256(content).hexdigest()
+
+
+def _page(graph: str, found: list[Point]) -> str:
     header, *rows = table(found)
     lines = [" | ".join(row) for row in [header, ["---"] * len(header), *rows]]
     text = "\n".join(f"| {line} |" for line in lines)
     legend = "`*`: nothing as small is better; rare: of the rarest third of the relations"
-    out = out or folder
-    out.mkdir(parents=True, exist_ok=True)
-    _draw(results["graph"], found, out / "pareto.png")
-    write_text(
-        out / "study.md",
-        f"# {results['graph']}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
-        "![accuracy against bytes](pareto.png)\n",
+    return (
+        f"# {graph}\n\nBytes of both tables; {legend}.\n\n{text}\n\n"
+        "![accuracy against bytes](pareto.png)\n"
     )
-    return [header, *rows]
 
 
-def _draw(title: str, found: list[Point], path: Path) -> None:
+def _draw(graph: str, found: list[Point], digest: str, path: Path) -> None:
     try:
+        from matplotlib import style
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError('a report needs matplotlib: pip install "metasd[plots]"') from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    frontier = [point for point in found if point.frontier]
-    axes.step(
-        [point.bytes / 1e6 for point in frontier],
-        [point.mrr for point in frontier],
-        where="post",
-        color="#bbbbbb",
-        zorder=0,
-    )
-    for number, run in enumerate(dict.fromkeys(point.run for point in found)):
-        own = [point for point in found if point.run == run]
-        low = [point.mrr - min(point.valid) for point in own]
-        high = [max(point.valid) - point.mrr for point in own]
-        axes.errorbar(
-            [point.bytes / 1e6 for point in own],
-            [point.mrr for point in own],
-            yerr=[low, high],
-            fmt="os^Dvp"[number // 10 % 6],  # there are ten colours
-            capsize=2,
-            label=run,
+    from .plotting import STYLE, label_curves
+
+    with style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure = Figure(figsize=(8.3, 5), dpi=150)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.set_title(_clean(f"{graph}: accuracy against bytes"))
+        unit = 1e6 if found[-1].bytes >= 1e6 else 1e3  # the largest
+        label_curves(figure, axes, _curves(axes, _scales(axes, found, unit), unit))
+        metadata = {"Software": None, "Description": f"results.json, sha256 {digest}"}
+        write_atomically(
+            path, lambda temporary: figure.savefig(temporary, format="png", metadata=metadata)
         )
-    axes.set(xscale="log", xlabel="MB of both tables", title=title)
+
+
+def _scales(axes: "Axes", found: list[Point], unit: float) -> list[Point]:
+    """Limits, ticks and names of the axes; returns the points that are drawn."""
+    from .plotting import log_ticks
+
     best = max(point.mrr for point in found)
-    axes.set(ylabel="valid MRR, from half of the best on", ylim=(best / 2, 1.03 * best))
-    axes.legend(fontsize="small")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    drawn = [point for point in found if point.mrr >= best / 2]
+    sizes = [point.bytes / unit for point in drawn]
+    left, right = min(sizes) / 1.25, max(sizes) * 1.25
+    low, high = min(min(p.valid) for p in drawn), max(max(p.valid) for p in drawn)
+    margin = 0.08 * (high - low) or 0.05
+    axes.set(xscale="log", xlim=(left, right), ylim=(low - margin, high + margin))
+    ticks = log_ticks(left, right)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    models = {point.form.split(" ")[0] for point in drawn}
+    shapes = {"source": "circles", "compact": "diamonds", "one-shot": "triangles"}
+    marked = [f"{shape}: {model}" for model, shape in shapes.items() if model in models]
+    name = "; ".join([f"{'kB' if unit == 1e3 else 'MB'} of both tables, logarithmic", *marked])
+    if hidden := len(found) - len(drawn):
+        name += f"\n{hidden} of {len(found)} models, below half of the best, are not shown"
+    axes.set(xlabel=name, ylabel="valid MRR")
+    return drawn
+
+
+def _curves(axes: "Axes", found: list[Point], unit: float) -> "list[Curve]":
+    """Draws few runs in a colour each; of many, the frontier in one, and all else in grey."""
+    from .plotting import Curve
+
+    def curve(label: str, color: str, own: list[Point], line: bool = True) -> Curve:
+        sizes, mrr = [point.bytes / unit for point in own], [point.mrr for point in own]
+        return Curve(_clean(label), color, sizes, mrr, line)
+
+    runs = list(dict.fromkeys(point.run for point in found))
+    if len(runs) <= len(_COLORS):
+        curves = []
+        for run, color in zip(runs, _COLORS, strict=False):
+            own = [point for point in found if point.run == run]
+            _mark(axes, own, color, unit)
+            curves.append(curve(run, color, own))
+        lines = curves
+    else:
+        best = [point for point in found if point.frontier]
+        rest = [point for point in found if not point.frontier]
+        _mark(axes, rest, _GREY, unit)
+        _mark(axes, best, _FRONTIER, unit)
+        lines = [curve("", _FRONTIER, best)]
+        curves = [*lines, curve("", _GREY, rest, line=False)]
+        for run in dict.fromkeys(point.run for point in best):
+            own = [point for point in best if point.run == run]
+            curves.append(curve(run, "#222222", own, line=False))
+    for line in lines:
+        axes.plot(line.x, line.y, color=line.color, linewidth=1.2, alpha=0.6)
+    return curves
+
+
+def _mark(axes: "Axes", own: list[Point], color: str, unit: float) -> None:
+    """Means over seeds, with lines from the lowest to the highest."""
+    for point in own:
+        x, low, high = point.bytes / unit, min(point.valid), max(point.valid)
+        axes.plot([x, x], [low, high], color=color, linewidth=1)
+        marker = _MARKERS.get(point.form.split(" ")[0], "s")
+        axes.plot([x], [point.mrr], marker, color=color, markersize=4.5)
+
+
+def _clean(text: str) -> str:
+    """Without control characters and lone surrogates, which no font can hold."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)

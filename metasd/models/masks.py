@@ -17,7 +17,7 @@ def check_fraction(model: Model, prune_fraction: float, granularity: str) -> Non
     entities, relations = model.entities, model.relations
     total, what = {
         "weight": (entities.numel() + relations.numel(), "weights"),
-        "row": (min(entities.shape[1], relations.shape[1]), "weights of a row"),
+        "row": (min(entities.shape[1], relations.shape[1]), "weights per row"),
         "column": (model.scoring.rank, "coordinates"),
     }[granularity]
     if math.ceil(prune_fraction * total) >= total:

@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +30,39 @@ _PIECE = 1 << 16  # rows under one checksum
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int32: "I32", torch.int64: "I64"}
 
 
+@dataclass
+class TrainingState:
+    """Progress of a run: what a checkpoint holds beside tensors."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # steps done of the next one
+    total_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # losses of the epoch so far
+    seconds: float = 0.0  # of the epoch so far
+    best: float | None = None
+    best_epoch: int = 0
+    without_gain: int = 0  # validations since the best
+    stopped: bool = False
+
+
+_FREE = ("train.epochs", "train.max_steps", "eval.every", "eval.patience")
+"""Settings that may change within a run; the first, unless others are fractions of it."""
+
+
+def frozen_settings(config: Config) -> dict[str, Any]:
+    """The settings that determine the weights after a given number of steps."""
+    by_share = config.train.decay > 0 or 0 < config.compact.warmup_epochs < 1
+    free = _FREE[by_share:]
+    return {
+        key: value
+        for key, value in config.flat().items()
+        if key not in free and not key.startswith("checkpoint.")
+    }
+
+
 @dataclass(frozen=True)
 class Layout:
-    """Who has the rows of the tables by entity: `roles` times `entities`, in blocks of `processes`."""
+    """Which process holds which rows of the tables by entity (`roles` times `entities` rows)."""
 
     processes: ProcessGrid = SINGLE_PROCESS
     entities: int = 0

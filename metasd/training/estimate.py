@@ -13,9 +13,9 @@ from metasd.models.base import Scoring
 def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     """Sizes of a run: parameters, bytes by purpose, blocks and steps. Bytes are predictions.
 
-    `peak` is what the process is expected to hold at most: what it holds already, plus the tables
-    with their two optimiser states, separate weights of the compact model with theirs, and the most that a
-    step needs at once, in the meta step.
+    The peak is what the process is expected to hold at most: what it holds already, plus the tables
+    with their two optimiser states, separate weights of the compact model with theirs, and the most
+    that a step needs at once, in the meta step.
     """
     scoring = Scoring.named(config.model.name)(config.model.rank)
     train = config.train
@@ -32,11 +32,13 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     tiles = kernels.uses_amx(train.precision)  # then neither scores nor operands are stored
     scores = 0 if tiles else matrices * height * width * itemsize
     candidates = graph.num_entities * scoring.entity_width
-    # Cast operands: source, student joined with its direction, and the product before it is added.
+    # Cast operands: the source's, the compact model's joined with its direction, and a product
+    # before it is added.
     operands = (
         0 if tiles else {"metasd": 4, "distill": 3, "compact": 3, "dense": 2}[train.objective]
     )
-    # Gradients alive together: source and student, v and the meta gradient; plus one in the making.
+    # Gradients alive together: of source and compact model, v and the meta gradient; one in the
+    # making.
     gradients = {"metasd": 3, "distill": 2, "compact": 2, "dense": 1}[train.objective]
     rows = 4 * batch * (2 * scoring.entity_width + scoring.relation_width) * 8
     step = scores + operands * candidates * itemsize + gradients * tables + rows

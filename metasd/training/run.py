@@ -14,7 +14,7 @@ from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
-from metasd.errors import InputError
+from metasd.errors import InputError, error_context
 from metasd.files import write_text
 from metasd.models.model import Model
 
@@ -132,6 +132,30 @@ class RunFolder:
             return {key: description[key] for key in ("name", "digest", "source")}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self.graph}: missing or damaged") from None
+
+
+def free_run_dir(graph: Graph) -> Path:
+    """The first `runs/<graph>-<n>` that does not exist."""
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in graph.name)
+    n = 1
+    while (path := Path("runs") / f"{name}-{n}").exists():
+        n += 1
+    return path
+
+
+def check_source(config: Config, graph: Graph) -> None:
+    """Raises InputError where the run that `compact.source` names is none for this one."""
+    if config.compact.source is None:
+        return
+    folder = RunFolder(config.compact.source)
+    folder.require()
+    with error_context("compact.source"):
+        folder.check_graph(graph)
+    if (theirs := Config.load(folder.config).model) != (ours := config.model):
+        raise InputError(
+            f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
+            f"this run is {ours.name} of rank {ours.rank}"
+        )
 
 
 @dataclass

@@ -129,6 +129,20 @@ class Step:
         fused = tables[0].dtype == torch.float32 and tables[0].device.type == "cpu"
         return torch.optim.Adagrad(list(tables), lr=lr, fused=fused)  # fused is for CPUs
 
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The states of all optimisers by name, for a checkpoint; writable in place."""
+        optimizers = {"adagrad": self.optimizer, "meta_adagrad": self.meta_optimizer}
+        if self.compact_optimizer:
+            optimizers["compact_adagrad"] = self.compact_optimizer
+        return {
+            f"{name}.{table}.{key}": optimizer.state[parameter][key]
+            for name, optimizer in optimizers.items()
+            for table, parameter in zip(
+                ("entities", "relations"), optimizer.param_groups[0]["params"], strict=True
+            )
+            for key in ("sum", "step")
+        }
+
     def set_lr_factor(self, factor: float) -> None:
         """Scales the rates of steps 0 and 3, and of separate weights, from now on."""
         self.optimizer.param_groups[0]["lr"] = self.config.train.lr * factor
@@ -236,7 +250,7 @@ class Step:
     def _inner_and_quiz(
         self, source: Encoded, compact: Encoded, quiz: Batch
     ) -> tuple[Tensor, Tensor, Gradients]:
-        """Losses of steps 1 and 2, and the gradient v of the quiz loss at P' = P - inner_lr * mask * g."""
+        """Losses of steps 1 and 2, and the gradient v at P' = P - inner_lr * mask * g."""
         inner_loss, g = self._inner_gradient(source, compact)
         rate = self.config.distill.inner_lr
         stepped = ScoredTables(  # in the memory of g, which is as large as the tables

@@ -5,9 +5,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from metasd.data.graph import Graph
 from metasd.data.load import as_graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import peak_memory, training_device, versions
-from metasd.errors import Diverged, InputError, error_context
+from metasd.errors import Diverged, InputError
 from metasd.evaluation import evaluate
 from metasd.files import lock, write_text
 from metasd.models.base import Scoring
@@ -29,9 +29,17 @@ from metasd.models.masks import check_fraction, draw_masks
 from metasd.models.model import Model, ModelView
 
 from . import schedule
-from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, model_tensors, restore_model
+from .checkpoint import (
+    MODEL_TENSORS,
+    Checkpoint,
+    Layout,
+    TrainingState,
+    frozen_settings,
+    model_tensors,
+    restore_model,
+)
 from .progress import Progress
-from .run import Run, RunFolder
+from .run import Run, RunFolder, check_source, free_run_dir
 from .step import Batch, Step
 from .stop_signal import Signals
 from .tensorboard import Events
@@ -70,7 +78,7 @@ def train(
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
-    trainer = Trainer(graph, config, folder, processes)  # all have looked before one makes it
+    trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
     trainer.begin()
     if processes.is_main:
         folder.create(graph, config)
@@ -99,12 +107,12 @@ def resume(
     folder.require()
     stored = Config.load(folder.config)
     config = stored.override(settings)
-    frozen = _frozen(stored)
+    frozen = frozen_settings(stored)
     if changed := [k for k, v in config.flat().items() if k in frozen and v != frozen[k]]:
         if changed == ["train.epochs"]:
             raise InputError(
-                "train.epochs cannot change within this run: train.decay or compact.warmup_epochs is "
-                "a share of it; start a new one"
+                "train.epochs cannot change within this run: train.decay or compact.warmup_epochs "
+                "is a share of it; start a new one"
             )
         raise InputError(f"{', '.join(changed)} cannot change within a run; start a new one")
     if isinstance(graph, Graph):
@@ -115,7 +123,7 @@ def resume(
         trainer = Trainer(graph, config, folder, processes)
         if folder.last.exists() or folder.best.exists() or folder.metrics.exists():
             trainer.restore(Checkpoint.load(folder.last, layout=trainer.layout))
-            if trainer.position.best is not None:  # the last evaluation needs it: look now
+            if trainer.state.best is not None:  # the last evaluation needs it: check it now
                 Checkpoint.load(folder.best, MODEL_TENSORS, trainer.layout)
         else:  # stopped before the first checkpoint: anew
             trainer.begin()
@@ -126,71 +134,18 @@ def resume(
         return trainer.run()
 
 
-def check_source(config: Config, graph: Graph) -> None:
-    """Raises InputError where the run that `compact.source` names is none for this one."""
-    if config.compact.source is None:
-        return
-    folder = RunFolder(config.compact.source)
-    folder.require()
-    with error_context("compact.source"):
-        folder.check_graph(graph)
-    if (theirs := Config.load(folder.config).model) != (ours := config.model):
-        raise InputError(
-            f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
-            f"this run is {ours.name} of rank {ours.rank}"
-        )
-
-
 def _alone_in(folder: RunFolder, processes: ProcessGrid) -> AbstractContextManager[None]:
     return lock(folder.path) if processes.is_main else nullcontext()
 
 
-def free_run_dir(graph: Graph) -> Path:
-    """The first `runs/<graph>-<n>` that does not exist."""
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in graph.name)
-    n = 1
-    while (path := Path("runs") / f"{name}-{n}").exists():
-        n += 1
-    return path
+_SAVE, _STOP = 1, 2  # requests of a process; all processes follow the most urgent one
 
-
-def _frozen(config: Config) -> dict[str, Any]:
-    """The settings that change the weights after a given number of steps."""
-    by_share = config.train.decay > 0 or 0 < config.compact.warmup_epochs < 1
-    free = _FREE[by_share:]
-    return {
-        key: value
-        for key, value in config.flat().items()
-        if key not in free and not key.startswith("checkpoint.")
-    }
-
-
-_SAVE, _STOP = 1, 2  # what a process may wish for: all do what the most urgent wish is
-
-_LOOK_SECONDS = 0.2
+_SYNC_SECONDS = 0.2
 """A GPU is not waited for more often."""
-
-_FREE = ("train.epochs", "train.max_steps", "eval.every", "eval.patience")
-"""What may change within a run; the first, unless other settings are shares of it."""
-
-
-@dataclass
-class Position:
-    """How far a run has come: what a checkpoint holds beside tensors."""
-
-    epoch: int = 0  # finished epochs
-    step: int = 0  # steps done of the next one
-    total_steps: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # losses of the epoch so far
-    seconds: float = 0.0  # of the epoch so far
-    best: float | None = None
-    best_epoch: int = 0
-    without_gain: int = 0  # validations since the best
-    stopped: bool = False
 
 
 class Trainer:
-    """One run: model, data order, position. `run()` trains from wherever the position is."""
+    """One run: model, data order, state. `run()` trains from wherever the state is."""
 
     def __init__(
         self,
@@ -230,7 +185,7 @@ class Trainer:
         ).to(self.device)
         if config.train.objective != "dense":
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)
-        self.position = Position()
+        self.state = TrainingState()
         self._start_step()
         _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
 
@@ -258,7 +213,7 @@ class Trainer:
         source = self._restored(best)
         self.model.entities.copy_(source.entities)
         self.model.relations.copy_(source.relations)
-        for key, tensor in self._optimizer_tensors().items():
+        for key, tensor in self.step.optimizer_tensors().items():
             if key.startswith("adagrad."):
                 tensor.copy_(checkpoint.tensors[key])
 
@@ -272,105 +227,103 @@ class Trainer:
 
     def run(self) -> Run:
         self.known = self.graph.known()
-        position = self.position
+        state = self.state
         if self.processes.is_main:
-            self.folder.truncate_history(position.epoch)
-            self._events = Events(self.folder.events, position.epoch)
+            self.folder.truncate_history(state.epoch)
+            self._events = Events(self.folder.events, state.epoch)
         self.processes.barrier()
         quiet = not self.processes.is_main
         with (
-            Progress(self.config.train.epochs, position.epoch, quiet) as progress,
+            Progress(self.config.train.epochs, state.epoch, quiet) as progress,
             Signals() as signals,
         ):
             self._progress, self._signals = progress, signals
-            while not position.stopped:
+            while not state.stopped:
                 self._epoch()
             return self._finish()
 
     def _epoch(self) -> None:
-        position, settings = self.position, self.config.train
-        phase = schedule.phase(self.config, position.epoch)
-        if position.step == 0:
+        state, settings = self.state, self.config.train
+        phase = schedule.phase(self.config, state.epoch)
+        if state.step == 0:
             self.update_masks()
-        self._looked = time.perf_counter()
-        batches = self.batches(position.epoch)
-        self._progress.epoch(position.epoch, self.steps_per_epoch, position.step)
-        unseen: list[dict[str, Tensor]] = []  # losses that have not been looked at
+        self._last_sync = time.perf_counter()
+        batches = self.batches(state.epoch)
+        self._progress.epoch(state.epoch, self.steps_per_epoch, state.step)
+        pending: list[dict[str, Tensor]] = []  # losses that nothing has waited for
         last_save = time.monotonic()
         limit = settings.max_steps or sys.maxsize
-        for step in range(position.step, self.steps_per_epoch):
-            if position.total_steps >= limit:
+        for step in range(state.step, self.steps_per_epoch):
+            if state.total_steps >= limit:
                 break
             late = time.monotonic() - last_save > 60 * self.config.checkpoint.minutes
-            wish = self.processes.all_reduce_max(
+            request = self.processes.all_reduce_max(
                 _STOP if self._signals.received else _SAVE if late else 0
             )
-            if wish:
-                self._look(unseen)
+            if request:
+                self._sync_losses(pending)
                 self._save(self.folder.last)
-                last_save, self._looked = time.monotonic(), time.perf_counter()
-                if wish == _STOP:
-                    raise Interrupted(f"stopped in epoch {position.epoch + 1}, step {step}")
-            self.step.set_lr_factor(
-                schedule.lr_factor(self.config, position.epoch, self._epochs_done)
-            )
-            unseen.append(self.step(phase, *batches(step)))
-            position.step, position.total_steps = step + 1, position.total_steps + 1
-            if time.perf_counter() - self._looked > _LOOK_SECONDS:
-                self._look(unseen)
-        self._look(unseen)
+                last_save, self._last_sync = time.monotonic(), time.perf_counter()
+                if request == _STOP:
+                    raise Interrupted(f"stopped in epoch {state.epoch + 1}, step {step}")
+            self.step.set_lr_factor(schedule.lr_factor(self.config, state.epoch, self._epochs_done))
+            pending.append(self.step(phase, *batches(step)))
+            state.step, state.total_steps = step + 1, state.total_steps + 1
+            if time.perf_counter() - self._last_sync > _SYNC_SECONDS:
+                self._sync_losses(pending)
+        self._sync_losses(pending)
         self._end_epoch()
 
-    def _look(self, unseen: list[dict[str, Tensor]]) -> None:
-        """Waits for the steps since the last look; takes their time and their losses."""
-        position = self.position
-        if not unseen:
+    def _sync_losses(self, pending: list[dict[str, Tensor]]) -> None:
+        """Waits for the steps since the last call; adds up their time and their losses."""
+        state = self.state
+        if not pending:
             return
-        rows = torch.stack([torch.stack(list(losses.values())) for losses in unseen]).tolist()
+        rows = torch.stack([torch.stack(list(losses.values())) for losses in pending]).tolist()
         now = time.perf_counter()
-        position.seconds += now - self._looked
-        self._looked = now
+        state.seconds += now - self._last_sync
+        self._last_sync = now
         for i, row in enumerate(rows, 1):
-            losses = dict(zip(unseen[0], row, strict=True))
+            losses = dict(zip(pending[0], row, strict=True))
             for name, loss in losses.items():
                 if not math.isfinite(loss):
-                    step = position.step - len(unseen) + i
+                    step = state.step - len(pending) + i
                     raise self._diverged(f"the {name} loss", f", step {step}")
-                position.sums[name] = position.sums.get(name, 0.0) + loss
-        speed = self.config.train.batch_size * position.step / position.seconds
-        self._progress.step(losses, len(unseen), speed)
-        unseen.clear()
+                state.sums[name] = state.sums.get(name, 0.0) + loss
+        speed = self.config.train.batch_size * state.step / state.seconds
+        self._progress.step(losses, len(pending), speed)
+        pending.clear()
 
     def _end_epoch(self) -> None:
-        position, settings = self.position, self.config.train
-        steps = position.step
+        state, settings = self.state, self.config.train
+        steps = state.step
         rows = min(steps * settings.batch_size, len(self.triples))
         record: dict[str, Any] = {
-            "epoch": position.epoch + 1,
-            **{f"loss/{name}": total / max(steps, 1) for name, total in position.sums.items()},
-            "seconds": position.seconds,
+            "epoch": state.epoch + 1,
+            **{f"loss/{name}": total / max(steps, 1) for name, total in state.sums.items()},
+            "seconds": state.seconds,
             "steps": steps,
-            "triples_per_second": rows / position.seconds if position.seconds else 0.0,
+            "triples_per_second": rows / state.seconds if state.seconds else 0.0,
             "peak_memory_bytes": self.processes.all_reduce_max(peak_memory(self.device)),
-            "prune_fraction": schedule.prune_fraction(self.config, position.epoch),
+            "prune_fraction": schedule.prune_fraction(self.config, state.epoch),
         }
-        position.epoch, position.step, position.sums, position.seconds = (
-            position.epoch + 1,
+        state.epoch, state.step, state.sums, state.seconds = (
+            state.epoch + 1,
             0,
             {},
             0.0,
         )
-        position.stopped = position.epoch >= settings.epochs or position.total_steps >= (
+        state.stopped = state.epoch >= settings.epochs or state.total_steps >= (
             settings.max_steps or sys.maxsize
         )
         tables = (self.model.entities, self.model.relations)
         if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
             raise self._diverged("a weight")
-        if position.epoch % self.config.eval.every == 0 or position.stopped:
+        if state.epoch % self.config.eval.every == 0 or state.stopped:
             self._validate(record)
         if self.processes.is_main:
             self.folder.append_history(record)
-        if position.epoch % self.config.checkpoint.every == 0 or position.stopped:
+        if state.epoch % self.config.checkpoint.every == 0 or state.stopped:
             self._save(self.folder.last)
         self._progress.end_epoch(record)
         if self.processes.is_main:
@@ -378,7 +331,7 @@ class Trainer:
 
     def _validate(self, record: dict[str, Any]) -> None:
         """Adds valid metrics to the record; keeps the best model; counts towards the patience."""
-        position, settings = self.position, self.config.eval
+        state, settings = self.state, self.config.eval
         if len(self.graph.valid):
             for name, view in self.model.views.items():
                 found = self._evaluate("valid", view, f"valid {name}")
@@ -388,19 +341,19 @@ class Trainer:
             model, _, metric = self._chosen_by().partition(".")
             score = float(record[f"valid/{model}"][metric])
         else:
-            score = float(position.epoch)  # nothing to choose by: the last model is the best
+            score = float(state.epoch)  # nothing to choose by: the last model is the best
         unfinished = schedule.unfinished_epochs(self.config)
-        if position.epoch <= unfinished and not position.stopped:
+        if state.epoch <= unfinished and not state.stopped:
             return  # still denser than the configured model
-        early = position.best_epoch <= unfinished  # of a run that had been stopped there
-        if position.best is None or early or score > position.best:
-            position.best, position.best_epoch, position.without_gain = score, position.epoch, 0
+        early = state.best_epoch <= unfinished  # of a run that had been stopped there
+        if state.best is None or early or score > state.best:
+            state.best, state.best_epoch, state.without_gain = score, state.epoch, 0
             best = Checkpoint(model_tensors(self.model), self._state())
             best.save(self.folder.best, self.layout)
         else:
-            position.without_gain += 1
-            if settings.patience and position.without_gain >= settings.patience:
-                position.stopped = True
+            state.without_gain += 1
+            if settings.patience and state.without_gain >= settings.patience:
+                state.stopped = True
 
     def _chosen_by(self) -> str:
         """`eval.metric`, of the source as long as there is no other model."""
@@ -430,8 +383,8 @@ class Trainer:
             "graph_sha256": self.graph.digest,
             "unseen": self.graph.unseen,
             "seed": self.config.train.seed,
-            "epochs": self.position.epoch,
-            "best_epoch": self.position.best_epoch,
+            "epochs": self.state.epoch,
+            "best_epoch": self.state.best_epoch,
             "chosen_by": f"valid {self._chosen_by()}" if len(self.graph.valid) else "last epoch",
             "density": self.model.density(),
             "versions": versions(),
@@ -456,11 +409,11 @@ class Trainer:
 
     @property
     def _epochs_done(self) -> float:
-        return self.position.total_steps / self.steps_per_epoch
+        return self.state.total_steps / self.steps_per_epoch
 
     def update_masks(self) -> None:
-        """Unties the weights where they are to be separate, and draws the masks where they are due."""
-        epoch, prune = self.position.epoch, self.config.prune
+        """Unties weights that are to be separate, and draws the masks where they are due."""
+        epoch, prune = self.state.epoch, self.config.prune
         phase = schedule.phase(self.config, epoch)
         if phase is schedule.Phase.SOURCE:
             return
@@ -488,64 +441,47 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "position": asdict(self.position),
-            "settings": _frozen(self.config),
+            "state": asdict(self.state),
+            "settings": frozen_settings(self.config),
             "graph": self.graph.digest,
         }
 
     def _save(self, path: Path) -> None:
-        tensors = model_tensors(self.model) | self._optimizer_tensors()
+        tensors = model_tensors(self.model) | self.step.optimizer_tensors()
         Checkpoint(tensors, self._state()).save(path, self.layout)
 
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        tensors = {}
-        for name, optimizer in self._optimizers():
-            for table, parameter in zip(
-                ("entities", "relations"), optimizer.param_groups[0]["params"], strict=True
-            ):
-                state = optimizer.state[parameter]
-                tensors[f"{name}.{table}.sum"] = state["sum"]
-                tensors[f"{name}.{table}.step"] = state["step"]
-        return tensors
-
-    def _optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
-        yield "adagrad", self.step.optimizer
-        yield "meta_adagrad", self.step.meta_optimizer
-        if self.step.compact_optimizer:
-            yield "compact_adagrad", self.step.compact_optimizer
-
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Puts model, optimisers and position back; a checkpoint of another run is refused."""
-        state = checkpoint.state
-        if state.get("graph") != self.graph.digest:
+        """Puts model, optimisers and state back; a checkpoint of another run is refused."""
+        stored = checkpoint.state
+        if stored.get("graph") != self.graph.digest:
             raise InputError(f"{self.folder.last}: a checkpoint of another graph")
-        settings, wanted = state.get("settings", {}), _frozen(self.config)
-        wanted.pop("compact.source")  # what was taken over is in the checkpoint
-        if other := [k for k in wanted if settings.get(k) != wanted[k]]:
+        settings, expected = stored.get("settings", {}), frozen_settings(self.config)
+        expected.pop("compact.source")  # what was taken over is in the checkpoint
+        if other := [k for k in expected if settings.get(k) != expected[k]]:
             raise InputError(
                 f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})"
             )
         self.model = self._restored(checkpoint).to(self.device)
         self._start_step()
         try:
-            for key, tensor in self._optimizer_tensors().items():
+            for key, tensor in self.step.optimizer_tensors().items():
                 tensor.copy_(checkpoint.tensors[key])
-            self.position = Position(**state["position"])
+            self.state = TrainingState(**stored["state"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{self.folder.last}: incomplete ({error})") from None
-        position, settings = self.position, self.config.train
-        if position.epoch > settings.epochs:
+        state, settings = self.state, self.config.train
+        if state.epoch > settings.epochs:
             raise InputError(
                 f"train.epochs = {settings.epochs}, but {self.folder.path} has "
-                f"{position.epoch} already"
+                f"{state.epoch} already"
             )
-        position.stopped = (
-            position.epoch >= settings.epochs
-            or position.total_steps >= (settings.max_steps or sys.maxsize)
+        state.stopped = (
+            state.epoch >= settings.epochs
+            or state.total_steps >= (settings.max_steps or sys.maxsize)
             or (
-                position.stopped
+                state.stopped
                 and bool(self.config.eval.patience)
-                and position.without_gain >= self.config.eval.patience
+                and state.without_gain >= self.config.eval.patience
             )
         )
 
@@ -556,7 +492,7 @@ class Trainer:
             else ("no checkpoint had been written yet")
         )
         return Diverged(
-            f"{what} is not a finite number any more (epoch {self.position.epoch + 1}{where}); "
+            f"{what} is not a finite number any more (epoch {self.state.epoch + 1}{where}); "
             f"{kept}. Try a smaller train.lr or distill.inner_lr, a larger regularizer.weight, or "
             "train.precision=fp32"
         )

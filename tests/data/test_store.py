@@ -100,8 +100,8 @@ def test_small_blocks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert expected.digest
     monkeypatch.setattr("metasd.data.triple_files._BLOCK", 5000)
     monkeypatch.setattr("metasd.data.store._BLOCK", 300)
-    for module in ("rows", "graph", "mapped", "prepared"):
-        monkeypatch.setattr(f"metasd.{module}.PART", 100)
+    for module in ("sorting", "graph", "mapped_labels", "store"):
+        monkeypatch.setattr(f"metasd.data.{module}.PART", 100)
     monkeypatch.setattr("metasd.data.sorting._SORTING", 1 << 14)
     check_same(prepare(folder, tmp_path / "out", memory=MIB), expected)
     assert len(list(metasd.data.store.read_batches(folder / "train.txt", "hrt"))) > 5
@@ -124,10 +124,10 @@ def test_other_formats(folder: Path, tmp_path: Path, kind: str) -> None:
 
 def test_a_single_file_and_the_order_of_columns(folder: Path, tmp_path: Path) -> None:
     file = folder / "train.txt"
-    options = {"split": (0.8, 0.15, 0.05), "seed": 3, "columns": "trh"}
+    options = {"split_ratios": (0.8, 0.15, 0.05), "seed": 3, "columns": "trh"}
     check_same(prepare(file, tmp_path / "out", **options), load_graph(file, **options))  # type: ignore[arg-type]
-    whole = prepare(file, tmp_path / "whole", split=(1.0, 0.0, 0.0))
-    check_same(whole, load_graph(file, split=(1.0, 0.0, 0.0)))
+    whole = prepare(file, tmp_path / "whole", split_ratios=(1.0, 0.0, 0.0))
+    check_same(whole, load_graph(file, split_ratios=(1.0, 0.0, 0.0)))
     assert len(whole.valid) == 0
     file.write_text("a\tr\tb\nb\tr\ta\n")
     with pytest.raises(InputError, match=r"train\.txt: 2 triples are too few to split$"):

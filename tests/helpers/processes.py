@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import multiprocessing
 
-from metasd.kernels._group import register_group
+from metasd.kernels import register_group
 
 SECONDS = 300
 """After which processes are taken to wait for each other."""

@@ -14,12 +14,12 @@ import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
 from metasd.training import trainer
-from metasd.config import Config
+from metasd.config import Config, preset
 from metasd.data.load import load_graph
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 graph = load_graph("families:120")
-config = Config().override({
+config = preset("metasd").override({
     "model.rank": 16, "train.epochs": 400, "train.batch_size": 300, "eval.every": 5,
     "checkpoint.minutes": 0.0005, "train.max_steps": 250,
 })

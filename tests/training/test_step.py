@@ -6,9 +6,10 @@ from torch import Tensor
 
 import dense
 from metasd import kernels
-from metasd.config import Config
+from metasd.config import preset
 from metasd.models import Scoring
 from metasd.models.model import Model
+from metasd.training.schedule import Phase
 from metasd.training.step import Gradients, Step
 
 RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
@@ -33,7 +34,7 @@ def both(
         ]
         return torch.stack(columns, dim=1)
 
-    config = Config().override(
+    config = preset("metasd").override(
         ["relation_prediction.weight=4", f"model.rank={RANK}", "train.precision=fp32", *settings]
     )
     entities, relations = table(ENTITIES), table(RELATIONS)
@@ -100,7 +101,9 @@ def test_weights_follow_the_baseline_over_several_steps() -> None:
         rows = (triples + torch.tensor([shift, 0, 2 * shift])) % torch.tensor(
             [ENTITIES, RELATIONS, ENTITIES]
         )
-        losses = step(step.batch(*rows.T.contiguous()), step.batch(*quiz.T.contiguous()))
+        losses = step(
+            Phase.SHARED, step.batch(*rows.T.contiguous()), step.batch(*quiz.T.contiguous())
+        )
         wanted = baseline.step(rows, quiz)
         assert float(losses["quiz"]) == pytest.approx(float(wanted["meta"]["loss"]), rel=1e-10)
     assert relative(step.model.entities, baseline.source.entities) < 1e-9
@@ -133,10 +136,10 @@ def test_bf16_products_are_as_exact_as_eager_ones() -> None:
 @pytest.mark.parametrize("name", ["complex", "distmult", "cp", "rescal"])
 @pytest.mark.parametrize("values", ["fp32", "int4", "ternary"])
 def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
-    config = Config().override(
+    config = preset("metasd").override(
         {"model.name": name, "model.rank": 6, "compact.weight_format": values}
     )
-    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, values=values)
+    model = Model.create(Scoring.named(name)(6), 31, 3, seed=0, weight_format=values)
     model.entities *= 300
     model.relations *= 300
     model.masks = tuple(kernels.topk_mask([model.entities, model.relations], 0.8))
@@ -149,60 +152,59 @@ def test_pruned_gradients_stay_inside_the_mask(name: str, values: str) -> None:
         assert gradient[~kept].abs().sum() == 0
 
 
-def test_prune_is_distill_without_teachers() -> None:
+def test_compact_is_distill_without_teachers() -> None:
     def trained(*settings: str) -> Tensor:
         step, _, triples, _ = both(torch.float64, *settings)
-        step(step.batch(*triples.T.contiguous()), None)
+        step(Phase.SHARED, step.batch(*triples.T.contiguous()), None)
         return step.model.entities
 
-    pruned = trained("train.objective=prune")
+    alone = trained("train.objective=compact")
     silent = trained(
         "train.objective=distill", "distill.forward_weight=0", "distill.backward_weight=0"
     )
     taught = trained("train.objective=distill")
-    assert torch.equal(pruned, silent)
-    assert not torch.equal(pruned, taught)
+    assert torch.equal(alone, silent)
+    assert not torch.equal(alone, taught)
 
 
-OWN = ("compact.weights=separate", "compact.warmup_epochs=1")
+SEPARATE = ("compact.weights=separate", "compact.warmup_epochs=1")
 
 
-def test_own_weights_take_the_inner_gradient_and_leave_the_source_to_itself() -> None:
-    settings = ("relation_prediction.weight=0", "train.objective=distill", *OWN)
+def test_separate_weights_take_the_inner_gradient_and_leave_the_source_alone() -> None:
+    settings = ("relation_prediction.weight=0", "train.objective=distill", *SEPARATE)
     step, baseline, triples, _ = both(torch.float64, *settings)
     step.optimizer.state[step.model.entities]["sum"] += 0.3
-    step.part()
+    step.untie_weights()
     state = step.optimizer.state[step.model.entities]["sum"].clone()
-    source, before = step.model.entities.clone(), step.model.underlying[0].clone()
-    loss = step.own_step(step.batch(*triples.T.contiguous()))
+    source, before = step.model.entities.clone(), step.model.compact_weights[0].clone()
+    loss = step.compact_step(step.batch(*triples.T.contiguous()))
     wanted = baseline.inner_gradient(triples)
     assert relative(loss, wanted["loss"]) < 1e-9
     gradient = wanted["entities"]
     moved = before - 0.03 * gradient / ((state + gradient.square()).sqrt() + 1e-10)
-    assert relative(step.model.underlying[0], moved) < 1e-9
+    assert relative(step.model.compact_weights[0], moved) < 1e-9
     assert torch.equal(step.model.entities, source)
 
 
 @pytest.mark.parametrize("values", ["fp32", "int2"])
-@pytest.mark.parametrize("objective", ["prune", "distill", "metasd"])
-def test_a_source_rests_while_its_student_trains_its_own_weights(
-    objective: str, values: str
-) -> None:
-    step, _, triples, quiz = both(torch.float64, f"train.objective={objective}", *OWN)
-    step.model.values = values
+@pytest.mark.parametrize("objective", ["compact", "distill", "metasd"])
+def test_a_source_rests_while_separate_weights_train(objective: str, values: str) -> None:
+    step, _, triples, quiz = both(torch.float64, f"train.objective={objective}", *SEPARATE)
+    step.model.weight_format = values
     before = step.model.entities.clone()
-    step.part()
+    step.untie_weights()
     for shift in range(3):
         losses = step(
+            Phase.SEPARATE,
             step.batch(*((triples + shift) % RELATIONS).T.contiguous()),
             step.batch(*quiz.T.contiguous()),
         )
-        assert "pruned" in losses
+        assert "compact" in losses
         assert "source" not in losses
-    own, _ = step.model.underlying
+    own, _ = step.model.compact_weights
     assert torch.equal(step.model.entities, before) == (objective != "metasd")  # it learns to teach
     assert not torch.equal(own, before)
-    pruned, _ = step.model.tables(pruned=True)
+    compact = step.model.compact
     kept = kernels.unpack_mask(step.model.masks[0], 2 * RANK)  # type: ignore[index]
-    assert not pruned[~kept].any()
-    assert torch.equal(step.model.weights(pruned=True)[0], own * kept)
+    assert not compact.entities[~kept].any()
+    assert torch.equal(compact.masked[0], own * kept)

@@ -11,13 +11,13 @@ import torch
 
 from metasd import compress, kernels
 from metasd.config import Config
-from metasd.data.batches import Triples
+from metasd.data.batches import Triples, entity_weights, split_quiz
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
 from metasd.training.run import Run, RunFolder
 from metasd.training.step import Step
-from metasd.training.trainer import Interrupted, entity_weights, resume, split_quiz, train
+from metasd.training.trainer import Interrupted, resume, train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -35,7 +35,7 @@ def same_weights(a: Run, b: Run) -> bool:
     )
 
 
-@pytest.mark.parametrize("objective", ["metasd", "distill", "prune", "dense"])
+@pytest.mark.parametrize("objective", ["metasd", "distill", "compact", "dense"])
 @pytest.mark.parametrize("name", ["complex", "cp"])
 def test_every_objective_trains_and_reports(
     small_graph: Graph, quick: Config, tmp_path: Path, objective: str, name: str, device: str
@@ -51,7 +51,7 @@ def test_every_objective_trains_and_reports(
     run = train(small_graph, config, tmp_path / "run")
     random_mrr = 0.03
     assert run.metrics["test"]["source"]["mrr"] > 2 * random_mrr
-    models = {"source"} if objective == "dense" else {"source", "pruned"}
+    models = {"source"} if objective == "dense" else {"source", "compact"}
     assert set(run.metrics["test"]) == set(run.metrics["valid"]) == models
     losses = {key.removeprefix("loss/") for key in run.history[-1] if key.startswith("loss/")}
     assert ("quiz" in losses) == (objective == "metasd")
@@ -82,12 +82,12 @@ def test_the_run_folder_says_everything(small_graph: Graph, quick: Config, tmp_p
     assert loaded.metrics == run.metrics
 
 
-def test_the_pruned_model_keeps_a_tenth(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+def test_the_compact_model_keeps_a_tenth(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
     model = train(small_graph, quick, tmp_path / "run").model
     total = model.entities.numel() + model.relations.numel()
     assert model.density() == (total - math.ceil(0.9 * total)) / total
-    entities, relations = model.tables(pruned=True)
-    assert int((entities != 0).sum() + (relations != 0).sum()) <= round(model.density() * total)
+    kept = int((model.compact.entities != 0).sum() + (model.compact.relations != 0).sum())
+    assert kept <= round(model.density() * total)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
 
 
 RAMP = {"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2}
-OWN = {
+SEPARATE = {
     "train.epochs": 3,
     "train.decay": 1.0,
     "compact.warmup_epochs": 1,
@@ -111,7 +111,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("settings", [RAMP, OWN], ids=["ramp", "own"])
+@pytest.mark.parametrize("settings", [RAMP, SEPARATE], ids=["ramp", "separate"])
 def test_resuming_after_any_step_ends_in_the_same_weights(
     small_graph: Graph,
     quick: Config,
@@ -124,12 +124,12 @@ def test_resuming_after_any_step_ends_in_the_same_weights(
     call = Step.__call__
     taken = 0
 
-    def interrupting(self: Step, *batch: object) -> dict[str, float]:
+    def interrupting(self: Step, *given: object) -> dict[str, float]:
         nonlocal taken
         taken += 1
         if taken == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return call(self, *batch)  # type: ignore[arg-type]
+        return call(self, *given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Step, "__call__", interrupting)
     with pytest.raises(Interrupted, match="stopped in epoch 1"):
@@ -145,7 +145,7 @@ def test_resuming_after_any_step_ends_in_the_same_weights(
     assert pauses >= 3
     assert same_weights(whole, resumed)
     assert torch.equal(whole.model.masks[0], resumed.model.masks[0])  # type: ignore[index]
-    assert torch.equal(whole.model.underlying[0], resumed.model.underlying[0])
+    assert torch.equal(whole.model.compact_weights[0], resumed.model.compact_weights[0])
     drop = ("seconds", "triples_per_second", "peak_memory_bytes")
     for a, b in zip(whole.history, resumed.history, strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {
@@ -154,15 +154,15 @@ def test_resuming_after_any_step_ends_in_the_same_weights(
 
 
 @pytest.mark.parametrize("values", ["fp32", "int2"])
-def test_weights_of_its_own_are_what_is_compressed(
+def test_separate_weights_are_what_is_compressed(
     small_graph: Graph, quick: Config, tmp_path: Path, values: str
 ) -> None:
     run = train(
-        small_graph, quick.override({**OWN, "compact.weight_format": values}), tmp_path / "run"
+        small_graph, quick.override({**SEPARATE, "compact.weight_format": values}), tmp_path / "run"
     )
-    assert run.model.own
+    assert run.model.separate
     decoded, _ = compress(run).dense()
-    wanted, _ = run.model.tables(pruned=True)
+    wanted = run.model.compact.entities
     assert float(abs(torch.from_numpy(decoded) - wanted).max()) < 1e-3 * float(wanted.abs().max())
     with pytest.raises(InputError, match=r"train\.epochs cannot change within this run"):
         resume(tmp_path / "run", ["train.epochs=5"])
@@ -174,17 +174,17 @@ def test_a_student_may_take_over_the_source_of_a_finished_run(
     dense = quick.override({"train.objective": "dense", "train.epochs": 1, "train.seed": 3})
     dense = dense.override({"train.decay": 1.0})
     train(small_graph, dense, tmp_path / "source")
-    whole = train(small_graph, quick.override({**OWN, "train.seed": 3}), tmp_path / "whole")
-    settings = {**OWN, "compact.warmup_epochs": 0, "compact.source": str(tmp_path / "source")}
+    whole = train(small_graph, quick.override({**SEPARATE, "train.seed": 3}), tmp_path / "whole")
+    settings = {**SEPARATE, "compact.warmup_epochs": 0, "compact.source": str(tmp_path / "source")}
     config = quick.override({**settings, "train.seed": 3})
     run = train(small_graph, config, tmp_path / "student")
     # Neither its batches nor its quiz are those of the whole run's epochs: the source is the same.
     assert torch.allclose(run.model.entities, whole.model.entities, atol=1e-3)
-    assert run.model.own
+    assert run.model.separate
     for setting, message in (
         ("model.rank=9", "is complex of rank 8; this run is complex of rank 9"),
         (f"compact.source={tmp_path / 'no'}", "not a run folder"),
-        ("compact.weights=shared", r"prune\.source needs prune\.weights = own"),
+        ("compact.weights=shared", r"compact\.source needs compact\.weights = separate"),
     ):
         with pytest.raises(InputError, match=message):
             train(small_graph, config.override([setting]), tmp_path / "wrong")
@@ -211,7 +211,7 @@ def test_the_rate_falls_to_zero_in_the_last_share_of_the_steps(
     assert rates == pytest.approx([lr * min(1, 4 * (1 - i / steps)) for i in range(steps)])
     rates.clear()
     train(
-        small_graph, quick.override(OWN), tmp_path / "own"
+        small_graph, quick.override(SEPARATE), tmp_path / "separate"
     )  # a source's epoch, two of its student
     half = steps // 2
     assert rates[:half] == pytest.approx([lr * (1 - i / half) for i in range(half)])
@@ -286,7 +286,7 @@ def test_a_run_that_ends_while_warming_up_has_a_source_alone_until_it_is_continu
     longer = resume(tmp_path / "run", ["train.max_steps=null"])
     assert longer.model.masks is not None
     assert longer.metrics["protocol"]["best_epoch"] > 2
-    with pytest.raises(InputError, match=r"leaves the pruned model none of train\.epochs = 2"):
+    with pytest.raises(InputError, match=r"leaves the compact model none of train\.epochs = 2"):
         config.override({"train.epochs": 2})
 
 
@@ -304,11 +304,11 @@ def test_granularity(small_graph: Graph, quick: Config, tmp_path: Path, granular
 
 def test_the_quiz_is_a_seeded_share_of_train(small_graph: Graph, quick: Config) -> None:
     cpu = torch.device("cpu")
-    train_rows, quiz = split_quiz(small_graph, quick, cpu)
+    share, seed = quick.distill.quiz_fraction, quick.train.seed
+    train_rows, quiz = split_quiz(small_graph, share, seed, cpu, held_out=False)
     assert len(quiz) == 2 * round(0.02 * len(small_graph.train))
     assert len(train_rows) == 2 * len(small_graph.train)
-    other = quick.override(["distill.quiz_held_out=true"])
-    held, same_quiz = split_quiz(small_graph, other, cpu)
+    held, same_quiz = split_quiz(small_graph, share, seed, cpu, held_out=True)
 
     def rows_of(triples: Triples) -> list[tuple[int, ...]]:
         columns = triples.columns(torch.arange(len(triples)))
@@ -373,7 +373,7 @@ def test_a_folder_that_may_not_be_written_to(
 def test_graphs_and_settings_may_be_given_by_name(quick: Config, tmp_path: Path) -> None:
     run = train("families:120", quick.flat(), tmp_path / "run")
     assert run.config == quick
-    assert evaluate(run.model, "families:120") == run.metrics["test"]["compact"]
+    assert evaluate(run.model.compact, "families:120") == run.metrics["test"]["compact"]
     with pytest.raises(InputError, match="trained on another graph"):
         resume(run.path, graph="families:121")
 
@@ -382,7 +382,7 @@ def test_graphs_and_settings_may_be_given_by_name(quick: Config, tmp_path: Path)
     ("granularity", "fraction", "of"),
     [
         ("weight", 0.99999, "2880 weights"),
-        ("row", 0.95, "16 weights of a row"),
+        ("row", 0.95, "16 weights per row"),
         ("column", 0.9, "8"),
     ],
 )
@@ -437,5 +437,5 @@ def test_entity_weights_follow_counts_and_are_one_on_average(
     assert torch.equal(weights.argmax(), common)
     assert float(weights.min()) >= float(unseen) * (1 - 1e-6)
     plain = train(small_graph, quick, tmp_path / "a")
-    weighted = train(small_graph, quick.override(["entity_weights=true"]), tmp_path / "b")
+    weighted = train(small_graph, quick.override(["train.entity_weights=true"]), tmp_path / "b")
     assert weighted.history[0]["loss/source"] != plain.history[0]["loss/source"]

@@ -1,0 +1,268 @@
+"""The tables of measurements, as Markdown, from benchmarks/results/*.json."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import modelled
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+Rows = list[list[str]]
+
+
+def table(rows: Rows) -> str:
+    head, *body = rows
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+
+
+def load(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def machine(*results: dict[str, Any]) -> str:
+    """Where results were measured: one machine, but for its number of threads."""
+    rest, threads = set(), set()
+    for result in results:
+        about, versions = result["machine"], result["versions"]
+        compiled = about["compiled"]["instruction_set"]
+        rest.add((about["processor"], f"{compiled}, torch {versions['torch']}"))
+        threads.add(about["threads"])
+    number = " or ".join(str(count) for count in sorted(threads))
+    plural = "s" * (threads != {1})
+    return " or ".join(f"{name}, {number} thread{plural}, {other}" for name, other in sorted(rest))
+
+
+def comparison(title: str, *names: str) -> str:
+    """The results of `measure.compare`, several of them one below the other."""
+    rows = [[title, "time", "relative", "of the limit", "peak memory", "relative"]]
+    for name in names:
+        result = load(name)
+        if len(names) > 1:
+            rows.append([f"**{name.partition('-')[2]}**", *[""] * 5])
+        for contender, found in result["contenders"].items():
+            share = found.get("share_of_limit")
+            rows.append(
+                [
+                    contender,
+                    duration(found["seconds"]),
+                    f"{found['time_ratio']:.2f}",
+                    "" if share is None else f"{100 * share:.0f} %",
+                    f"{found['peak_bytes'] / 1e6:,.0f} MB",
+                    f"{found['memory_ratio']:.2f}",
+                ]
+            )
+    plain = {key: value for key, value in result["shape"].items() if isinstance(value, int)}
+    shape = ", ".join(f"{key} {value:,}" for key, value in plain.items())
+    return f"{table(rows)}\n\n{shape}; medians; {machine(result)}."
+
+
+def duration(seconds: float) -> str:
+    if seconds >= 10:
+        return f"{seconds:,.1f} s"
+    return f"{seconds * 1e3:,.{0 if seconds > 0.1 else 1}f} ms"
+
+
+def evaluation() -> str:
+    result = load("evaluation")
+    rows = [["", "time", "relative", "peak memory", "MRR", "Hits@10", "mean rank"]]
+    for name, found in result["contenders"].items():
+        metrics = found["returned"]
+        rows.append(
+            [
+                name,
+                duration(found["seconds"]),
+                f"{found['time_ratio']:.1f}",
+                f"{found['peak_bytes'] / 1e6:,.0f} MB",
+                f"{metrics['mrr']:.6f}",
+                f"{metrics['hits@10']:.6f}",
+                f"{metrics['mr']:,.2f}",
+            ]
+        )
+    shape = result["shape"]
+    return (
+        f"{table(rows)}\n\n{shape['graph']}, {result['queries']:,} queries of the {shape['split']} "
+        f"split, random embeddings of rank {shape['rank']}; {machine(result)}."
+    )
+
+
+def scaling() -> str:
+    result = load("scaling")
+    rows = [["entities", "step", "per score", "tables", "peak memory", "relative to tables"]]
+    for found in result["contenders"].values():
+        rows.append(
+            [
+                f"{found['entities']:,}",
+                duration(found["seconds"]),
+                f"{found['seconds_per_score'] * 1e9:.2f} ns",
+                f"{found['table_bytes'] / 1e6:,.0f} MB",
+                f"{found['peak_bytes'] / 1e6:,.0f} MB",
+                f"{found['peak_bytes'] / found['table_bytes']:.2f}",
+            ]
+        )
+    shape = result["shape"]
+    return (
+        f"{table(rows)}\n\n![time and memory of a step](docs/images/scaling.svg)\n\n"
+        f"rank {shape['rank']}, batch {shape['batch']:,}; {machine(result)}."
+    )
+
+
+def topk_mask() -> str:
+    result = load("topk_mask")
+    rows = [["", "time", "relative"]]
+    for name, seconds in result["seconds"].items():
+        rows.append([f"`{name}`", f"{seconds * 1e3:,.0f} ms", f"{result['time_ratio'][name]:.2f}"])
+    return f"{table(rows)}\n\n{result['weights']:,} weights, 90 % pruned; {machine(result)}."
+
+
+def compressed() -> str:
+    result = load("compressed")
+    head = ["", "tables", "folder", "resident", "load", "1 query", "64 queries"]
+    rows = [head]
+    dense = result["dense_fp32_bytes"]
+    baseline = {n: found["torch, dense fp32"]["seconds"] for n, found in result["queries"].items()}
+    for name in result["queries"]["1"]:
+        row = [name, *[""] * 4]
+        if name in result["sizes"]:
+            size, loaded = result["sizes"][name], result["loading"][name]
+            held = loaded["resident_bytes"]
+            row = [name]
+            for bytes_ in (size["tables"], size["folder"], held):
+                row.append(f"{bytes_ / 1e6:,.1f} MB, {dense / bytes_:.1f}x")
+            row.append(f"{loaded['seconds'] * 1e3:,.0f} ms")
+        for count, found in result["queries"].items():
+            seconds = found[name]["seconds"]
+            row.append(f"{seconds * 1e3:,.2f} ms, {baseline[count] / seconds:.1f}x")
+        rows.append(row)
+    shape = ", ".join(f"{key} {value:,}" for key, value in result["shape"].items())
+    return (
+        f"{table(rows)}\n\n{shape}; times smaller than dense fp32 tables ({dense / 1e6:,.0f} MB), "
+        f"and times faster than their product and top k in torch; {machine(result)}."
+    )
+
+
+def accuracy() -> str:
+    """Size and test metrics of a run's models as they are compressed, for every such result."""
+    rows = [["model", "tables", "smaller", "folder", "test MRR", "difference", "Hits@1", "Hits@10"]]
+    below = []
+    for path in sorted(RESULTS.glob("accuracy-*.json")):
+        result = load(path.stem)
+        rank, dense = result["config"]["model.rank"], result["dense_fp32_bytes"]
+        rows.append([f"**{result['graph']}, rank {rank}**", *[""] * 7])
+        for name, found in result["models"].items():
+            exact = result["models"][name.partition(",")[0]]
+            compressed = "folder_bytes" in found
+            folder = f"{found['folder_bytes'] / 1e6:,.1f} MB" if compressed else ""
+            apart = f"{found['mrr'] - exact['mrr']:+.4f}" if compressed else ""
+            size = [f"{found['bytes'] / 1e6:,.1f} MB", f"{dense / found['bytes']:.1f}x", folder]
+            hits = [f"{found[key]:.4f}" for key in ("hits@1", "hits@10")]
+            rows.append([name, *size, f"{found['mrr']:.4f}", apart, *hits])
+        below.append(f"{result['graph']}: {result['epochs']} epochs; {machine(result)}")
+    if not below:
+        raise FileNotFoundError
+    return f"{table(rows)}\n\n{'; '.join(below)}."
+
+
+def training() -> str:
+    rows = [
+        [
+            *("graph", "relation loss", "epochs", "triples/s", "peak memory"),
+            *("source: test MRR", "compact: test MRR", "Hits@10", "ties"),
+        ]
+    ]
+    machines: dict[str, list[str]] = {}
+    for path in sorted(RESULTS.glob("train-*.json")):
+        result = load(path.stem)
+        graphs = machines.setdefault(machine(result), [])
+        graphs += [result["graph"]] * (result["graph"] not in graphs)
+        source, compact = result["test"]["source"], result["test"]["compact"]
+        rows.append(
+            [
+                f"{result['graph']}, rank {result['config']['model.rank']}",
+                f"{result['config']['relation_prediction.weight']:g}",
+                str(result["epochs"]),
+                f"{result['triples_per_second']:,.0f}",
+                f"{result['peak_memory_bytes'] / 1e6:,.0f} MB",
+                f"{source['mrr']:.3f}",
+                f"{compact['mrr']:.3f}",
+                f"{compact['hits@10']:.3f}",
+                f"{100 * compact['tie_rate']:.1f} %",
+            ]
+        )
+    where = "; ".join(f"{', '.join(graphs)}: {name}" for name, graphs in machines.items())
+    return f"{table(rows)}\n\n{where}."
+
+
+def sharding() -> str:
+    result, shape = load("sharding"), load("sharding")["shape"]
+    rows = [
+        [
+            *("entities", "step, 1 process", "2 processes"),
+            *("peak memory, 1", "2, each", "ratio"),
+            *("sent by each", "by the formula"),
+        ]
+    ]
+    width = 2 * shape["rank"]
+    for case in [*result["cases"], *load("sharding-graph")["cases"]]:
+        one, two = case["1"], case["2"]
+        formula = modelled.traffic(2, shape["batch"], width, case["1"]["relations"])
+        triples = f", {case['1']['triples'] / 1e6:.0f} million triples" if case["graph"] else ""
+        rows.append(
+            [
+                f"{case['entities']:,}{triples}",
+                duration(one["seconds"]),
+                duration(two["seconds"]),
+                f"{one['peak_bytes'] / 1e9:.2f} GB",
+                f"{two['peak_bytes'] / 1e9:.2f} GB",
+                f"{two['peak_bytes'] / one['peak_bytes']:.2f}",
+                f"{two['sent_bytes'] / 2e6:.2f} MB",
+                f"{formula / 1e6:.2f} MB",
+            ]
+        )
+    return f"{table(rows)}\n\nrank {shape['rank']}, batch {shape['batch']:,}; {machine(result)}."
+
+
+def modelled_steps() -> str:
+    rows = [["graph", "GPUs", "memory per GPU", "traffic per GPU", "step", "epoch", "limit"]]
+    rank, batch = 256, 4096
+    for graph in modelled.GRAPHS:
+        for shards in (1, 8, 64, 512):
+            step = modelled.step(graph, shards, batch, 2 * rank)
+            steps = 2 * graph.triples / batch
+            fits = step.memory < modelled.Machine().memory
+            rows.append(
+                [
+                    f"{graph.name}, {graph.entities / 1e6:.1f} million entities",
+                    str(shards),
+                    f"{step.memory / 1e9:,.1f} GB",
+                    f"{step.traffic / 1e6:,.0f} MB",
+                    *(
+                        (duration(step.total), f"{steps * step.total / 3600:,.2f} h", step.limit)
+                        if fits
+                        else ("", "", "does not fit")
+                    ),
+                ]
+            )
+    return f"{table(rows)}\n\nrank {rank}, batch {batch:,}."
+
+
+TABLES = {
+    "training": training,
+    "step": partial(comparison, "one step", "step"),
+    "cross_entropy": partial(comparison, "cross entropy", "cross_entropy"),
+    "distillation": partial(
+        comparison,
+        "loss and gradients",
+        *(f"distillation-{loss}" for loss in ("inner", "meta", "mutual")),
+    ),
+    "scaling": scaling,
+    "evaluation": evaluation,
+    "compressed": compressed,
+    "accuracy": accuracy,
+    "topk_mask": topk_mask,
+    "sharding": sharding,
+    "modelled": modelled_steps,
+}
