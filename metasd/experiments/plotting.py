@@ -1,5 +1,6 @@
 """Style of the plots, and labels that stand at their curves in place of a legend."""
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,6 +59,11 @@ class _Candidates(NamedTuple):
     boxes: Array  # (n, 4): left, bottom, right, top, in pixels, with a margin
     leaders: Array  # (n, 9, 2): points of the line to the curve, NaN where there is none
     costs: Array  # (n,): of what they cover, whatever the other labels do
+
+
+def clean(text: str) -> str:
+    """Without control characters and lone surrogates, which neither a font nor HTML can hold."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import statistics
-import unicodedata
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,14 +152,14 @@ def _draw(graph: str, found: list[Point], digest: str, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError('a report needs matplotlib: pip install "metasd[plots]"') from None
-    from .plotting import STYLE, label_curves
+    from .plotting import STYLE, clean, label_curves
 
     with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure = Figure(figsize=(8.3, 5), dpi=150)
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        axes.set_title(_clean(f"{graph}: accuracy against bytes"))
+        axes.set_title(clean(f"{graph}: accuracy against bytes"))
         unit = 1e6 if found[-1].bytes >= 1e6 else 1e3  # the largest
         label_curves(figure, axes, _curves(axes, _scales(axes, found, unit), unit))
         metadata = {"Software": None, "Description": f"results.json, sha256 {digest}"}
@@ -195,11 +194,11 @@ def _scales(axes: "Axes", found: list[Point], unit: float) -> list[Point]:
 
 def _curves(axes: "Axes", found: list[Point], unit: float) -> "list[Curve]":
     """Draws few runs in a colour each; of many, the frontier in one, and all else in grey."""
-    from .plotting import Curve
+    from .plotting import Curve, clean
 
     def curve(label: str, color: str, own: list[Point], line: bool = True) -> Curve:
         sizes, mrr = [point.bytes / unit for point in own], [point.mrr for point in own]
-        return Curve(_clean(label), color, sizes, mrr, line)
+        return Curve(clean(label), color, sizes, mrr, line)
 
     runs = list(dict.fromkeys(point.run for point in found))
     if len(runs) <= len(_COLORS):
@@ -231,8 +230,3 @@ def _mark(axes: "Axes", own: list[Point], color: str, unit: float) -> None:
         axes.plot([x, x], [low, high], color=color, linewidth=1)
         marker = _MARKERS.get(point.form.split(" ")[0], "s")
         axes.plot([x], [point.mrr], marker, color=color, markersize=4.5)
-
-
-def _clean(text: str) -> str:
-    """Without control characters and lone surrogates, which no font can hold."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)

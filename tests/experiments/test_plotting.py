@@ -29,6 +29,7 @@ def boxes(axes: Axes) -> list[Any]:
     return [text.get_window_extent() for text in axes.texts]
 
 
+@pytest.mark.slow
 def test_labels_cover_neither_curves_nor_each_other() -> None:
     figure, axes = empty()
     curves = [Curve(f"curve {slope}", "black", [1, 9], [1, 1 + slope]) for slope in (0, 1, 2, 4, 8)]
@@ -98,7 +99,7 @@ def study(folder: Path, runs: int, lowest: float = 0.4) -> Path:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("runs", [1, 3, 40])
+@pytest.mark.parametrize("runs", [1, 3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_study_of_few_or_many_runs(tmp_path: Path, runs: int) -> None:
     import matplotlib as mpl
 

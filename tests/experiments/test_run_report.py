@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from metasd.config import Config
+from metasd.config import preset
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
-from metasd.experiments import run_report as report
+from metasd.experiments import run_figures, run_report
 from metasd.experiments.run_report import summary_rows, write_report
 from metasd.models import Scoring
 from metasd.models.model import Model
@@ -32,7 +32,7 @@ def values(mrr: float, ranks: int = 40) -> dict[str, Any]:
 
 def evaluated(mrr: float, relations: dict[str, int]) -> dict[str, Any]:
     """What `evaluate` returns, made up; a relation's value is its number of train triples."""
-    thirds = {"head": len(relations), "middle": 0, "tail": 0}
+    thirds = {"frequent": len(relations), "medium": 0, "rare": 0}
     if len(relations) >= 3:
         thirds = dict.fromkeys(thirds, len(relations) // 3)
     return {
@@ -53,7 +53,7 @@ def evaluated(mrr: float, relations: dict[str, int]) -> dict[str, Any]:
 
 
 def epoch(number: int, models: tuple[str, ...], validated: bool) -> dict[str, Any]:
-    names = ("source", "student", "quiz", "mutual_source", "mutual_compact")
+    names = ("source", "inner", "quiz", "mutual_source", "mutual_compact")
     record: dict[str, Any] = {
         "epoch": number,
         **{f"loss/{name}": 5 / (number + i) for i, name in enumerate(names)},
@@ -73,7 +73,7 @@ def make_run(
     *,
     epochs: int = 4,
     relations: dict[str, int] | None = None,
-    models: tuple[str, ...] = ("source", "pruned"),
+    models: tuple[str, ...] = ("source", "compact"),
     splits: tuple[str, ...] = ("valid", "test"),
     finished: bool = True,
     graph: str = "toys",
@@ -81,7 +81,9 @@ def make_run(
     relations = relations or {"likes": 500, "owns": 60, "near": 7}
     dense = models == ("source",)
     objective = "dense" if dense else "metasd"
-    config = Config().override({"train.objective": objective, "train.epochs": 20, "model.rank": 4})
+    config = preset("metasd").override(
+        {"train.objective": objective, "train.epochs": 20, "model.rank": 4}
+    )
     history = [epoch(n + 1, models, "valid" in splits and n % 2 == 1) for n in range(epochs)]
     metrics: dict[str, Any] = {}
     if finished:
@@ -155,7 +157,9 @@ def test_page_and_figures(tmp_path: Path) -> None:
         assert image["alt"]
         assert image["width"] == "960"
     assert "toys · run-1" in page.text
-    assert "keeps 10.0% of the weights, and reaches a test MRR of 0.3000" in page.text
+    assert (
+        "The compact model keeps 10.0% of the weights and reaches a test MRR of 0.3000" in page.text
+    )
     assert ["MRR", *["0.4000", "0.3000", "−25.0%"] * 2] in page.rows
     assert ["MR (low is good)", *["2,345.5", "2,345.5", "+0.0%"] * 2] in page.rows
     assert ["likes", "500", "2", "0.4000", "0.6000", "0.3000", "0.5000", "-0.1000"] in page.rows
@@ -194,6 +198,7 @@ def test_hostile_labels_stay_text(tmp_path: Path) -> None:
     assert set(relations) - {HOSTILE} < set(labels)
 
 
+@pytest.mark.slow
 def test_two_reports_are_equal(tmp_path: Path) -> None:
     import matplotlib
 
@@ -222,7 +227,7 @@ def test_interrupted_run(tmp_path: Path) -> None:
 
 def test_metrics_older_than_the_history(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    run.history.append(epoch(5, ("source", "pruned"), validated=False))
+    run.history.append(epoch(5, ("source", "compact"), validated=False))
     assert "metrics are those after 4 epochs" in Page(write_report(run)).text
 
 
@@ -232,7 +237,7 @@ def test_dense_run(tmp_path: Path) -> None:
     assert page.count("img") == 3
     assert ["likes", "500", "2", "0.4000", "0.6000"] in page.rows
     assert "difference" not in page.text
-    assert "pruned MRR" not in page.text
+    assert "compact MRR" not in page.text
 
 
 def test_without_valid_or_without_test(tmp_path: Path) -> None:
@@ -251,10 +256,11 @@ def test_one_epoch_and_one_relation(tmp_path: Path) -> None:
     assert write_report(run).with_name("relations.png").exists()
 
 
+@pytest.mark.slow
 def test_many_relations_are_drawn_in_part(tmp_path: Path) -> None:
     relations = {f"relation {i:03}": 1000 - i for i in range(57)}
     run = make_run(tmp_path, relations=relations)
-    figure = report._relations(run)
+    figure = run_figures.draw_relations(run)
     assert figure is not None
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels == [f"relation {i:03}" for i in [*range(20), *range(37, 57)]]
@@ -265,12 +271,34 @@ def test_many_relations_are_drawn_in_part(tmp_path: Path) -> None:
 
 def test_best_epoch_of_an_unfinished_run_has_the_final_mask(tmp_path: Path) -> None:
     run = make_run(tmp_path, epochs=6, finished=False)
-    for record in run.history:
-        record["prune_fraction"] = 0.5 if record["epoch"] <= 2 else 0.9
+    run.config = run.config.override({"prune.schedule": "cubic", "prune.ramp_epochs": 2})
     run.history[1]["valid/compact"]["mrr"] = 0.99  # denser than what was asked for
-    best = report._best_epoch(run)
+    best = run_figures.best_epoch(run)
     assert best is not None
     assert best == pytest.approx((6, 0.58))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prune.fraction": 0.9}, "keeps 10.0% of the weights and reaches"),
+        (
+            {"prune.fraction": 0.9, "compact.weight_format": "int8"},
+            "keeps 10.0% of the weights, as int8, and reaches",
+        ),
+        (
+            {"prune.fraction": 0, "compact.weight_format": "int3"},
+            "stores its weights as int3 and reaches",
+        ),
+    ],
+    ids=str,
+)
+def test_the_lead_says_what_is_compact(
+    tmp_path: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    run = make_run(tmp_path, epochs=0)
+    run.config = run.config.override(settings)
+    assert any(f"The compact model {sentence}" in line for line in run_report._lead(run))
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,7 @@ def test_what_is_wrong_with_a_search_is_reported(
         Search.load(written(tmp_path, **changes))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_counts_as_a_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
