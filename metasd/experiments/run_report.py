@@ -103,7 +103,7 @@ def _lead(run: "Run") -> Iterator[str]:
         )
     elif split:
         mrr = run.metrics[split]["source"]["mrr"]
-        yield f"A dense model with a {split} MRR of <strong>{mrr:.4f}</strong>; it has no compact one."
+        yield f"A dense model with a {split} MRR of <strong>{mrr:.4f}</strong>, and no compact one."
     if done < epochs:
         yield f"The metrics are those after {done} epochs; the run has continued since, unfinished."
     yield (
