@@ -1,15 +1,16 @@
-"""A search for settings: Optuna proposes them, valid metrics judge.
+"""Searches: Optuna proposes settings, the valid metric of a run says how good they are.
 
 A search is a YAML file:
 
     graph: WN18RR
+    preset: metasd                                   # what trials start from; default: default
     settings: {model.rank: 64, train.epochs: 10}     # of every trial
     search:
       train.lr: {low: 0.02, high: 0.5, log: true}    # a number between; whole if both ends are
       distill.temperature: [1, 3, 10]                # a choice
 
-Trials are compared by `eval.metric` on valid; test is never looked at. One whose settings cannot
-be had together, or whose losses diverge, counts as a trial without a value.
+Trials are compared by `eval.metric` on valid; test is never read. A trial whose settings contradict
+each other, or whose losses diverge, counts as a trial without a value.
 """
 
 import json
@@ -20,18 +21,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metasd.config import Config, dotted
+from metasd.config import Config, dotted, preset
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.errors import Diverged, InputError, error_context
 from metasd.files import lock, read_description, write_text
 
-from .study import finished
+from .sweep import finished_run
 
 if TYPE_CHECKING:
     import optuna
 
-_KEYS = ("graph", "settings", "search")
+_KEYS = ("graph", "preset", "settings", "search")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Search:
     """What a search's file says, checked."""
 
     graph: str
+    preset: str
     settings: dict[str, Any]
     space: dict[str, list[Any] | dict[str, Any]]
 
@@ -47,19 +49,26 @@ class Search:
         """Reads a search; InputError says what in it is wrong."""
         content = read_description(path, "a search", "search", _KEYS)
         with error_context(path):
-            return Search._of(content)
+            return Search.of(content)
 
     @staticmethod
-    def _of(content: dict[str, Any]) -> "Search":
+    def of(content: Mapping[str, Any]) -> "Search":
+        """Checks the keys and values of a search's file."""
         settings, space = content.get("settings") or {}, content["search"]
         if not isinstance(settings, dict) or not isinstance(space, dict):
             raise InputError("settings and search must be keys and values")
-        settings = dotted(settings)
+        search = Search(
+            str(content["graph"]), str(content.get("preset", "default")), dotted(settings), space
+        )
         for key, values in space.items():
             _check(str(key), values)
             for value in values if isinstance(values, list) else (values["low"], values["high"]):
-                Config().override({**settings, key: value})
-        return Search(str(content["graph"]), settings, space)
+                search.config({key: value})
+        return search
+
+    def config(self, chosen: Mapping[str, Any]) -> Config:
+        """The settings of a trial."""
+        return preset(self.preset).override({**self.settings, **chosen})
 
 
 def _check(key: str, values: Any) -> None:
@@ -79,10 +88,10 @@ def _check(key: str, values: Any) -> None:
 def run_search(
     search: Search, out: str | Path, trials: int, data_dir: str | Path | None = None
 ) -> dict[str, Any]:
-    """Trains until there are so many trials in all; called again it goes on.
+    """Trains until there are so many trials in all, those of earlier calls included.
 
     Args:
-        out: the folder: a run folder for each trial, and `trials.jsonl`, Optuna's journal.
+        out: the folder: a run folder per trial, and `trials.jsonl`, Optuna's journal.
 
     Returns:
         The best trial: its `number`, `value` and `settings`.
@@ -110,10 +119,15 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
     import optuna
 
     study = _study(out / "trials.jsonl")
-    told = {"graph": graph.digest, "settings": search.settings, "search": search.space}
-    if study.user_attrs.setdefault("search", told) != told:
+    description = {
+        "graph": graph.digest,
+        "preset": search.preset,
+        "settings": search.settings,
+        "search": search.space,
+    }
+    if study.user_attrs.setdefault("search", description) != description:
         raise InputError(f"{out} is of another search")
-    study.set_user_attr("search", told)
+    study.set_user_attr("search", description)
     for stale in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a killed process
         study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(stale.params)
@@ -122,11 +136,11 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
         trial = study.ask()
         chosen = {key: _suggest(trial, key, values) for key, values in search.space.items()}
         try:
-            config = Config().override({**search.settings, **chosen})
+            config = search.config(chosen)
         except InputError as error:
             value, found = None, str(error)
         else:
-            value, found = _judged(graph, config, out / _folder(chosen))
+            value, found = _evaluated(graph, config, out / _folder(chosen))
         if value is None:
             trial.set_user_attr("refused", found)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -162,10 +176,10 @@ def _study(journal: Path) -> "optuna.Study":
         raise InputError(f"{journal}: damaged, or not of a search") from None
 
 
-def _judged(graph: Graph, config: Config, folder: Path) -> tuple[float | None, str]:
-    """The valid metric of the run with those settings, and what is to be said of it."""
+def _evaluated(graph: Graph, config: Config, folder: Path) -> tuple[float | None, str]:
+    """The valid metric of the run with those settings, and a line for the log."""
     try:
-        run = finished(graph, config, folder)
+        run = finished_run(graph, config, folder)
     except Diverged as error:
         return None, str(error)
     model, _, metric = config.eval.metric.partition(".")
@@ -188,5 +202,5 @@ def _suggest(trial: "optuna.Trial", key: str, values: list[Any] | Mapping[str, A
 
 
 def _folder(chosen: Mapping[str, Any]) -> str:
-    """The same for the same settings, so that a killed trial goes on from its checkpoint."""
+    """The same for the same settings, so that a killed trial continues from its checkpoint."""
     return "trial-" + sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]

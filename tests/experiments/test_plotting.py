@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metasd.experiments.study_report import write_study_report
 from metasd.experiments.plotting import Curve, label_curves, log_ticks
+from metasd.experiments.study_report import write_study_report
 
 pytest.importorskip("matplotlib")
 

@@ -1,4 +1,4 @@
-"""A search for settings: what it tries, how it goes on, what it refuses."""
+"""A search for settings: what it tries, how it continues, what it refuses."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from metasd.cli import app
 from metasd.errors import InputError
-from metasd.experiments import study as sweep
+from metasd.experiments import sweep
 from metasd.experiments.search import Search, run_search
 from metasd.files import lock
 from metasd.training.trainer import Interrupted
 
 CONTENT = {
     "graph": "families:60",
+    "preset": "metasd",
     "settings": {"model.rank": 4, "train.epochs": 1, "train.batch_size": 400},
     "search": {
         "train.lr": {"low": 0.01, "high": 1.0, "log": True},
@@ -31,7 +32,7 @@ def written(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_search_goes_on_where_it_was_stopped(
+def test_a_search_continues_where_it_was_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search, out = Search.load(written(tmp_path)), tmp_path / "out"
@@ -78,7 +79,7 @@ def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_is_wrong_with_a_search_is_told(
+def test_what_is_wrong_with_a_search_is_reported(
     changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -93,16 +94,16 @@ def test_what_cannot_be_trained_counts_as_a_trial(
     search = Search.load(written(tmp_path, settings=settings, search=space))
     best = run_search(search, tmp_path / "out", 8)
     assert best["settings"]["train.lr"] == 0.1
-    told = capsys.readouterr().err
-    assert "is not a finite number any more" in told
-    assert "leaves the pruned model none" in told
-    assert "[8/8]" in told
+    log = capsys.readouterr().err
+    assert "is not a finite number any more" in log
+    assert "leaves the compact model none" in log
+    assert "[8/8]" in log
     hopeless = Search.load(written(tmp_path, search={"train.lr": [1e30]}))
     with pytest.raises(InputError, match="none of 1 trials came to a value; the last: the "):
         run_search(hopeless, tmp_path / "hopeless", 1)
 
 
-def test_one_search_a_folder_and_a_damaged_journal_is_told(tmp_path: Path) -> None:
+def test_one_search_a_folder_and_a_damaged_journal_is_reported(tmp_path: Path) -> None:
     search, out = Search.load(written(tmp_path)), tmp_path / "out"
     run_search(search, out, 1)
     with lock(out), pytest.raises(InputError, match="another process"):

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import report
 import report_figures
 import report_studies

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from service_model import served, small_model
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")

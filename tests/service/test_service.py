@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_model import call, served, small_model
 
 from metasd.compressed import CompressedModel, Question
 from metasd.errors import InputError
+from service_model import call, served, small_model
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")

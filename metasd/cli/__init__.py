@@ -1,0 +1,67 @@
+"""The command line: one function per command, and `main`, which runs them.
+
+A command imports what it needs when it runs: `metasd --help` and answers from a compressed model
+load no torch.
+"""
+
+import io
+import os
+import sys
+
+import typer
+
+from metasd.errors import InputError
+
+from . import experiments, graphs, models, training
+from .output import fail
+
+app = typer.Typer(
+    help="Knowledge-graph embeddings: train a dense source model and a compact one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _command in (
+    training.train,
+    training.resume,
+    models.evaluate,
+    models.compress,
+    models.predict,
+    models.info,
+    models.serve,
+    experiments.report,
+    experiments.sweep,
+    experiments.search,
+    graphs.prepare,
+    graphs.datasets,
+    graphs.env,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Runs the command line; a mistake in the input is one line and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label is never worth a crash
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        app()
+    except InputError as error:
+        fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "metasd":
+            raise
+        fail(f"{error.name} is not installed, and this command needs it", 2)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        fail("not enough memory; `metasd train --dry-run` prints what a configuration needs", 2)
+    except OSError as error:
+        fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)

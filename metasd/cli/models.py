@@ -1,0 +1,320 @@
+"""The commands `evaluate`, `compress`, `predict`, `info` and `serve`."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from metasd.errors import InputError
+
+from .options import (
+    DataDir,
+    Device,
+    GraphName,
+    Json,
+    ModelPath,
+    graph_of,
+    load_compressed,
+    load_run,
+)
+from .output import print_json, print_metrics, print_record, print_rows
+
+if TYPE_CHECKING:
+    from metasd.compressed import CompressedModel
+
+
+def evaluate(
+    run: ModelPath,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compute filtered ranking metrics on a split."""
+    from metasd.evaluation import evaluate as evaluate_model
+    from metasd.experiments.run_report import summary_rows
+
+    small = load_compressed(run)
+    if small is not None:
+        data = graph_of(small, graph, data_dir)
+        found = {"compressed": evaluate_model(small, data, split)}
+    else:
+        loaded = load_run(run)
+        data = loaded.graph(data_dir, graph)
+        views = loaded.model.views
+        found = {name: evaluate_model(view, data, split) for name, view in views.items()}
+    if as_json:
+        print_json({split: found})
+        return
+    print_rows(summary_rows({split: found}))
+    print_rows(_frequency_rows(found))
+
+
+def _frequency_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """MRR by model for the thirds of the relations that have ranks."""
+    from metasd.evaluation import FREQUENCIES
+
+    rows = [["relations", *(f"{name} MRR" for name in found)]]
+    for third in FREQUENCIES:
+        values = [metrics["by_frequency"][third] for metrics in found.values()]
+        if values[0]["ranks"]:
+            numbers = (f"{metrics['mrr']:.4f}" for metrics in values)
+            rows.append([f"{third} ({values[0]['relations']})", *numbers])
+    return rows
+
+
+def compress(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder, or the tables that --from reads."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the compressed model.")],
+    codec: Annotated[
+        str,
+        typer.Option(
+            help="sparse, column, int8, int4, int3, int2 or ternary; auto: what fits the model."
+        ),
+    ] = "auto",
+    weight_format: Annotated[
+        str,
+        typer.Option(
+            help="With sparse or column: fp32, fp16, bf16 or int8; column also int4, int3, int2 "
+            "or ternary; auto: fp16, or what the model was trained with."
+        ),
+    ] = "auto",
+    source: Annotated[
+        bool, typer.Option("--source", help="Compress the source model instead.")
+    ] = False,
+    no_known: Annotated[
+        bool, typer.Option("--no-known", help="Store no triples: answers may be known ones.")
+    ] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit the softmax's temperature on valid.")
+    ] = False,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Read tables trained elsewhere: pykeen, kbc or npy."),
+    ] = None,
+    scoring: Annotated[
+        str, typer.Option(help="With --from: complex, distmult, cp or rescal.")
+    ] = "complex",
+    epochs: Annotated[
+        int, typer.Option(help="With --from and --graph: epochs of MetaSD before compression.")
+    ] = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With --epochs: a setting; repeatable."),
+    ] = None,
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write a compressed model, which answers without PyTorch."""
+    from metasd.data.load import load_graph
+    from metasd.export.compress import compress as compress_model
+    from metasd.export.external import import_tables
+
+    known = not no_known
+    if from_ is not None:
+        if source or (set_ and not epochs):
+            raise InputError("--from goes without --source, and with --set only beside --epochs")
+        data = load_graph(graph, data_dir) if graph is not None else None
+        small = import_tables(
+            from_, run, scoring, codec, weight_format, data, epochs, set_ or [], known=known
+        )
+    else:
+        loaded = load_run(run)
+        data = loaded.graph(data_dir, graph) if calibrate or known else None
+        small = compress_model(loaded, codec, weight_format, source=source, graph=data, known=known)
+    if calibrate:
+        if data is None:
+            raise InputError("--calibrate needs valid triples: give --graph")
+        small = small.calibrated(data.valid)
+    small.save_pretrained(out)
+    print_record({"folder": str(out), **small.info()}, as_json)
+
+
+def predict(
+    model: ModelPath,
+    relation: Annotated[
+        str | None, typer.Option("--relation", "-r", help="The relation's label.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="The head's label: tails are predicted.")
+    ] = None,
+    tail: Annotated[
+        str | None, typer.Option("--tail", help="The tail's label: heads are predicted.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="The number of answers.")] = 10,
+    among: Annotated[
+        list[str] | None, typer.Option("--among", help="An entity to choose from; repeatable.")
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch", help="A file of queries: lines of head, relation, tail, one of them ?."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --batch: the file of answers.")
+    ] = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="Predict with a run's source model.")
+    ] = False,
+    keep_known: Annotated[
+        bool, typer.Option("--keep-known", help="Do not leave out triples of the graph.")
+    ] = False,
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Complete (head, relation, ?) or (?, relation, tail)."""
+    small = load_compressed(model)
+    if small is None:
+        loaded = load_run(model)
+        data = None if keep_known else loaded.graph(data_dir, graph)
+        small = loaded.answering(source=source, keep_known=keep_known, graph=data)
+    elif source:
+        raise InputError("--source is for run folders: a compressed model is one model")
+    if device != "cpu":
+        small = small.to(device)
+    if (batch is None) != (out is None):
+        raise InputError("--batch and --out go together")
+    if batch is None or out is None:
+        _answer(small, head, relation, tail, k, among, keep_known, as_json)
+        return
+    if among or as_json or relation or head or tail:
+        raise InputError("--batch goes without --among, --json, --head, --tail and --relation")
+    _answer_file(small, batch, out, k, keep_known)
+
+
+def _answer(
+    small: "CompressedModel",
+    head: str | None,
+    relation: str | None,
+    tail: str | None,
+    k: int,
+    among: list[str] | None,
+    keep_known: bool,
+    as_json: bool,
+) -> None:
+    """Prints the answers to one query."""
+    from metasd.compressed import Question
+
+    answers = small.answers(
+        [Question(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
+    )[0]
+    if len(answers) > 1 and answers[0].score == answers[-1].score:
+        print(
+            "note: all of these have the same score, so their order means nothing; the model is "
+            "too small or too little trained (of a run, --source asks the source)",
+            file=sys.stderr,
+        )
+    if as_json:
+        print_json([answer._asdict() for answer in answers])
+        return
+    print_rows(
+        [["rank", "entity", "score", "probability"]]
+        + [
+            [str(i), answer.label, f"{answer.score:.3f}", f"{answer.probability:.4f}"]
+            for i, answer in enumerate(answers, 1)
+        ]
+    )
+
+
+def _answer_file(
+    small: "CompressedModel", batch: Path, out: Path, k: int, keep_known: bool
+) -> None:
+    """Writes the answers to a file of queries, with a progress bar on a terminal."""
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("queries", total=None)
+
+        def progress(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        count = small.answer_file(batch, out, k, keep_known=keep_known, progress=progress)
+    print(f"{count} queries answered: {out}")
+
+
+def info(run: ModelPath, as_json: Json = False) -> None:
+    """Show a model's sizes, density and metrics."""
+    small = load_compressed(run)
+    if small is not None:
+        _compressed_info(small, as_json)
+        return
+    loaded = load_run(run)
+    model, metrics = loaded.model, loaded.metrics
+    weights = model.entities.numel() + model.relations.numel()
+    record: dict[str, Any] = {
+        "model": f"{model.scoring.name}, rank {model.scoring.rank}",
+        "entities": model.num_entities,
+        "relations": model.num_relations,
+        "weights": weights,
+        "density of the compact model": round(model.density(), 6) if model.masks else None,
+        "weight format of the compact model": model.weight_format if model.masks else None,
+        "bytes of dense fp32 tables": 4 * weights,
+        "epochs": len(loaded.history),
+        "finished": bool(metrics) and metrics["protocol"]["epochs"] >= len(loaded.history),
+    }
+    if as_json:
+        print_json({**record, "metrics": metrics})
+        return
+    print_record(record)
+    if metrics:
+        print_metrics(metrics)
+
+
+def _compressed_info(small: "CompressedModel", as_json: bool) -> None:
+    from metasd.experiments.run_report import summary_rows
+
+    metrics = small.about.get("metrics") or {}
+    if as_json:
+        print_json({**small.info(), "metrics": metrics})
+        return
+    print_record(small.info())
+    if metrics:
+        print("before compression:")
+        print_rows(summary_rows(metrics))
+
+
+def serve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of `metasd compress`.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0: any free one.")
+    ] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Queries per request at most.")] = 256,
+    max_k: Annotated[int, typer.Option(min=1, help="Answers per query at most.")] = 100,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body at most.")] = 256
+    * 1024,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait for an answer; others get 503.")
+    ] = 64,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads that score.", show_default="as many as processors"),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Answer queries over HTTP, with a page for people at /."""
+    small = load_compressed(model)
+    if small is None:
+        raise InputError(
+            f"{model} is no compressed model; `metasd compress RUN --out DIR` makes one"
+        )
+    if device != "cpu":
+        small = small.to(device)
+    try:
+        from metasd.service import Limits
+        from metasd.service import serve as serve_model
+    except ModuleNotFoundError as error:
+        raise InputError(f'{error.name} is not installed: pip install "metasd[serve]"') from None
+    limits = Limits(max_batch, max_k, max_body, concurrency=concurrency)
+    serve_model(small, host, port, limits if threads is None else replace(limits, threads=threads))

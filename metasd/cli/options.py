@@ -1,0 +1,93 @@
+"""Arguments and options that several commands have, and how their values are read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from metasd.errors import InputError
+
+if TYPE_CHECKING:
+    from metasd.compressed import CompressedModel
+    from metasd.data.graph import Graph
+    from metasd.training.run import Run
+
+_RATIOS = "0.9,0.05,0.05"
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+ModelPath = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL", help="A run folder, or a folder of `metasd compress`."),
+]
+GraphName = Annotated[
+    str | None,
+    typer.Option("--graph", help="The graph, if it is no longer where the run found it."),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where graphs are looked up by name (also: METASD_DATA)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="The device that scores: cpu, or a GPU such as cuda.")]
+Columns = Annotated[
+    str, typer.Option(help="The order of head, relation and tail in the files, such as htr.")
+]
+SplitRatios = Annotated[
+    str | None,
+    typer.Option(
+        "--split-ratios",
+        metavar="TRAIN,VALID,TEST",
+        help="Shares of train, valid and test when GRAPH is a single file.",
+        show_default=_RATIOS,
+    ),
+]
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        help="Blocks of entities in a distributed run, one per process of a replica.",
+        show_default="processes of torchrun / replicas",
+    ),
+]
+Replicas = Annotated[
+    int, typer.Option(help="Copies of all blocks in a distributed run; they share each batch.")
+]
+
+
+def parse_split_ratios(graph: str, text: str | None) -> tuple[float, float, float]:
+    """The shares of a graph's splits, as --split-ratios gives them or by default."""
+    try:
+        train, valid, test = (float(part) for part in (text or _RATIOS).split(","))
+    except ValueError:
+        raise InputError(
+            f"--split-ratios takes three shares such as 0.9,0.05,0.05; got {text}"
+        ) from None
+    if text is not None and not Path(graph).is_file():
+        raise InputError(f"--split-ratios is for a graph in a single file; got {graph}")
+    return train, valid, test
+
+
+def load_run(path: Path) -> "Run":
+    from metasd.training.run import Run
+
+    return Run.load(path)
+
+
+def load_compressed(path: Path) -> "CompressedModel | None":
+    """The compressed model in a folder; None where the folder is not of one."""
+    from metasd.compressed.storage import is_compressed, load
+
+    return load(path) if is_compressed(path) else None
+
+
+def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
+    """The graph that a compressed model was trained on; another one is refused."""
+    from metasd.data.load import load_graph
+
+    about = small.about.get("graph", {})
+    name = graph or about.get("name")
+    if name is None or (graph is None and Path(name).name != name):
+        raise InputError("the model does not name the graph that it is of: give --graph")
+    data = load_graph(name, data_dir)
+    if about and data.digest != about.get("digest"):
+        raise InputError(f"the model was trained on another graph than {name}: give --graph")
+    return data

@@ -1,0 +1,68 @@
+"""Printing: tables without frames, records, metrics, and the one line of an error."""
+
+import json
+import os
+import re
+import sys
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # labels might steer a terminal
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Prints one line on standard error and exits."""
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    who = f"metasd, rank {os.environ.get('RANK')}" if several else "metasd"
+    print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def print_rows(rows: list[list[str]]) -> None:
+    """A table without frames; the first row is the header."""
+    header, *body = rows
+    table = Table(box=None, show_header=any(header), header_style="bold", pad_edge=False)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "default", overflow="fold")
+    for row in body:
+        table.add_row(*(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(cell)) for cell in row))
+    Console(
+        soft_wrap=sys.stdout is None or not sys.stdout.isatty(), highlight=False, markup=False
+    ).print(table)
+
+
+def print_record(record: dict[str, Any], as_json: bool = False) -> None:
+    """Names and values, one per row; those with "bytes" in their name in megabytes, too."""
+    if as_json:
+        print_json(record)
+        return
+    rows = []
+    for key, value in record.items():
+        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+            shown = part
+            if isinstance(part, int) and not isinstance(part, bool):
+                shown = f"{part:,}" + (f" ({part / 1e6:,.1f} MB)" if "bytes" in key else "")
+            rows.append([f"{key} {name}".strip(), "-" if part is None else str(shown)])
+    print_rows([["", ""], *rows])
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """The content of metrics.json, and the epoch that it is of."""
+    from metasd.experiments.run_report import summary_rows
+
+    header, *rows = summary_rows(metrics)
+    if not rows:
+        print("nothing to evaluate: the graph has no valid and no test triples")
+        return
+    print_rows([header, *rows])
+    protocol = metrics["protocol"]
+    print(
+        f"after epoch {protocol['best_epoch']} of {protocol['epochs']} "
+        f"(chosen by: {protocol['chosen_by']})"
+    )

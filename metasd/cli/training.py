@@ -1,0 +1,182 @@
+"""The commands `train` and `resume`."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import (
+    Columns,
+    DataDir,
+    GraphName,
+    Json,
+    Replicas,
+    RunPath,
+    Shards,
+    SplitRatios,
+    parse_split_ratios,
+)
+from .output import fail, print_json, print_metrics, print_record
+
+if TYPE_CHECKING:
+    from metasd.config import Config
+    from metasd.data.graph import Graph
+    from metasd.distributed import ProcessGrid
+    from metasd.training.run import Run
+
+
+def train(
+    graph: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRAPH",
+            help="A folder or file of triples, or a name (see `metasd datasets`).",
+            show_default="families, a generated graph",
+        ),
+    ] = "families",
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Settings to start from: default, metasd, fb15k-237-paper or wn18rr-paper.",
+        ),
+    ] = "default",
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting, on top of both; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            "--run-dir",  # torchrun takes --run for an option of its own
+            help="The run folder; it must not exist yet.",
+            show_default="runs/<graph>-<n>",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    columns: Columns = "hrt",
+    split_ratios: SplitRatios = None,
+    shards: Shards = None,
+    replicas: Replicas = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print sizes, memory and steps; train nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a source and a compact model and evaluate both."""
+    from metasd.data.load import load_graph
+    from metasd.environment import training_device
+    from metasd.training import trainer
+    from metasd.training.estimate import estimate
+    from metasd.training.run import RunFolder, check_source, free_run_dir
+
+    settings = _settings(preset, config, set_ or [])
+    if run is not None and not dry_run:
+        RunFolder(run).check_new()
+    training_device(settings.train.device)
+    ratios = parse_split_ratios(graph, split_ratios)
+    data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios)
+    if dry_run:
+        check_source(settings, data)
+        print_record(estimate(data, settings), as_json)
+        return
+    path = run if run is not None else free_run_dir(data)
+    processes = _processes(shards, replicas)
+    if not as_json:
+        _describe(data, path)
+    _train(lambda: trainer.train(data, settings, path, processes=processes), path, as_json)
+
+
+def resume(
+    run: RunPath,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting that may change within a run, such as train.epochs=50; repeatable.",
+        ),
+    ] = None,
+    graph: GraphName = None,
+    data_dir: DataDir = None,
+    shards: Shards = None,
+    replicas: Replicas = 1,
+    as_json: Json = False,
+) -> None:
+    """Continue an interrupted run exactly where it stopped."""
+    from metasd.training import trainer
+
+    processes = _processes(shards, replicas)
+    _train(
+        lambda: trainer.resume(run, set_ or [], graph, data_dir, processes=processes), run, as_json
+    )
+
+
+def _settings(preset: str, file: Path | None, settings: list[str]) -> "Config":
+    from metasd.config import Config
+    from metasd.config import preset as preset_of
+
+    config = preset_of(preset)
+    if file is not None:
+        config = config.override(Config.read(file))
+    return config.override(settings)
+
+
+def _processes(shards: int | None, replicas: int) -> "ProcessGrid":
+    """This process's place among those of torchrun; only the first one prints."""
+    from metasd import distributed
+
+    processes = distributed.start(replicas, shards)
+    if not processes.is_main:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return processes
+
+
+def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
+    """Trains to the end, or says in one line how to continue."""
+    from metasd import distributed
+    from metasd.kernels import CollectiveError
+    from metasd.training.trainer import Interrupted
+
+    try:
+        finished = start()
+        distributed.stop()
+    except Interrupted as stopped:
+        distributed.stop()
+        fail(f"{stopped}; continue with `metasd resume {path}`", 130)
+    except (KeyboardInterrupt, CollectiveError) as error:
+        begun = (path / "config.yaml").exists()
+        hint = f"; continue with `metasd resume {path}`" * begun
+        if isinstance(error, CollectiveError):
+            fail(f"{error}{hint}", 1)
+        fail(f"interrupted{hint}", 130)
+    if as_json:
+        print_json(finished.metrics)
+        return
+    print_metrics(finished.metrics)
+    if finished.model.masks is None and finished.config.train.objective != "dense":
+        alone = finished.config.warmup_epochs
+        print(f"note: no compact model yet: in the first {alone} epochs the source learns alone")
+    print(f"run folder: {finished.path}")
+
+
+def _describe(graph: "Graph", path: Path) -> None:
+    print(
+        f"{graph.name}: {graph.num_entities} entities, {graph.num_relations} relations, "
+        f"{len(graph.train)} train / {len(graph.valid)} valid / {len(graph.test)} test triples"
+    )
+    for note in graph.notes:
+        print(f"note: {note}")
+    if graph.unseen["test"] or graph.unseen["valid"]:
+        print(
+            f"note: {graph.unseen['valid']} valid and {graph.unseen['test']} test triples have an "
+            "entity or relation that is not in train; they count"
+        )
+    print(f"run folder: {path}", flush=True)

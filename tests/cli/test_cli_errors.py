@@ -1,0 +1,94 @@
+"""One clear line and exit code 2 for every mistake; the help of every command."""
+
+from pathlib import Path
+
+import pytest
+from typer.core import TyperGroup as Group
+from typer.main import get_command
+
+from command_line import QUICK, Command
+from metasd import cli
+from metasd.config import PRESETS
+
+
+def test_every_command_and_option_is_described() -> None:
+    group = get_command(cli.app)
+    assert isinstance(group, Group)
+    for command in group.commands.values():
+        assert command.help
+        assert command.help.count(".") == 1, command.name
+        assert len(command.help) < 60, command.name  # or `metasd --help` cuts it off
+        for parameter in command.params:
+            described = parameter.name == "help" or parameter.help  # type: ignore[attr-defined]
+            assert described, (command.name, parameter.name)
+
+
+def test_the_help_names_every_preset(metasd: Command) -> None:
+    _, out, _ = metasd("train", "--help")
+    for name in PRESETS:
+        assert name in out
+
+
+def test_no_argument_shows_help(metasd: Command) -> None:
+    _, out, err = metasd()
+    assert "train" in out + err
+
+
+def spoil(folder: Path, name: str, text: str | None) -> None:
+    path = folder / name
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.txt", None, "no train file"),
+        ("train.txt", "", "train.txt"),
+        ("test.txt", "a\tb\tc\na\tb\n", "line 2"),
+        ("valid.txt", "a\tb\tc\td\n", "line 1"),
+        ("test.txt", "\n", "test.txt"),
+    ],
+)
+def test_bad_files_are_named_with_their_line(
+    metasd: Command, folder: Path, name: str, text: str | None, message: str
+) -> None:
+    spoil(folder, name, text)
+    code, out, err = metasd("train", folder, *QUICK, "--run", "runs/x")
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nowhere/graph"], "no such file or folder"),
+        (["train", "familes"], 'did you mean "families"'),
+        (["train", "--preset", "metsd"], 'did you mean "metasd"'),
+        (["train", "--set", "train.epocs=3"], 'did you mean "train.epochs"'),
+        (["train", "--set", "prune.fraction=2"], "less than 1; got 2"),
+        (["train", "--set", "model.rank=0"], "greater than or equal to 1; got 0"),
+        (["train", "--config", "none.yaml"], "none.yaml"),
+        (["train", "--run", ""], "needs a name"),
+        (["train", "--split-ratios", "1,2"], "three shares"),
+        (["train", "--split-ratios", "0.8,0.1,0.1"], "a graph in a single file; got families"),
+        (["train", "--columns", "hhh"], "permutation"),
+        (["resume", "nowhere"], "not a run folder"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["predict", "nowhere", "-r", "x", "--head", "y"], "not a run folder"),
+        (["report", "nowhere"], "not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    metasd: Command, arguments: list[str], message: str
+) -> None:
+    code, _, err = metasd(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("metasd: ")
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()

@@ -1,0 +1,86 @@
+"""The commands on what was trained, from a first run to its answers."""
+
+import json
+from pathlib import Path
+
+from command_line import QUICK, Command
+
+
+def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None:
+    code, out, err = metasd("train", folder, *QUICK, "--run", "runs/x")
+    assert code == 0
+    assert [line.split(" of ")[0] for line in err.splitlines()] == ["epoch 1", "epoch 2"]
+    assert "8 entities, 2 relations" in out
+    assert "compact" in out
+    code, out, _ = metasd("predict", "runs/x", "--head", "ada", "--relation", "likes", "--json")
+    assert code == 0
+    answers = json.loads(out)
+    assert "tea" not in [answer["label"] for answer in answers]  # known already
+    assert len(answers) == 7
+    code, out, _ = metasd("predict", "runs/x", "--tail", "tea", "-r", "likes", "-k", "1")
+    assert code == 0
+    assert out.split()[:3] == ["rank", "entity", "score"]
+    code, out, _ = metasd("evaluate", "runs/x", "--json")
+    assert code == 0
+    assert set(json.loads(out)["test"]) == {"source", "compact"}
+    code, out, _ = metasd("evaluate", "runs/x", "--split", "valid")
+    assert code == 0
+    assert "source MRR  compact MRR" in out
+    assert "medium (1)" in out
+    code, out, _ = metasd("info", "runs/x")
+    assert "complex, rank 8" in out
+    code, out, _ = metasd("report", "runs/x")
+    assert code == 0
+    assert Path(out.strip()).is_file()
+    code, _, err = metasd("resume", "runs/x", "--set", "train.epochs=3")
+    assert code == 2
+    assert "train.epochs cannot change within this run: train.decay" in err
+
+
+def test_a_graph_that_was_moved_or_changed(metasd: Command, folder: Path) -> None:
+    moved, columns = folder.with_name("moved"), ("--columns", "trh")
+    assert metasd("train", folder, *QUICK, *columns, "--run", "x")[0] == 0
+    folder.rename(moved)
+    commands = [
+        ("evaluate", "x"),
+        ("resume", "x"),
+        ("predict", "x", "--tail", "ada", "-r", "knows"),
+    ]
+    for command in commands:
+        code, _, err = metasd(*command)
+        assert code == 2
+        assert "no such file or folder; say by --graph where the graph of x is now" in err
+        assert metasd(*command, "--graph", moved)[0] == 0
+    with (moved / "train.txt").open("a") as file:
+        file.write("ada\tlikes\tmilk\n")
+    for command in commands:
+        code, _, err = metasd(*command, "--graph", moved)
+        assert code == 2
+        assert "trained on another graph" in err
+
+
+def test_a_dense_run_has_no_compact_model(metasd: Command, folder: Path) -> None:
+    dense = ["--set", "train.objective=dense"]
+    assert metasd("train", folder, *QUICK, *dense, "--run", "x")[0] == 0
+    info = json.loads(metasd("info", "x", "--json")[1])
+    assert info["density of the compact model"] is None
+    assert info["weight format of the compact model"] is None
+    for command in (["evaluate"], ["report"], ["predict", "--head", "ada", "-r", "likes"]):
+        code, out, err = metasd(command[0], "x", *command[1:])
+        assert (code, err) == (0, "")
+        assert "compact" not in out
+
+
+def test_an_existing_run_is_not_overwritten(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
+    before = Path("x", "metrics.json").read_bytes()
+    code, out, err = metasd("train", "nowhere/graph", *QUICK, "--run", "x")  # nothing is loaded
+    assert (code, out) == (2, "")
+    assert "already exists" in err
+    assert Path("x", "metrics.json").read_bytes() == before
+    code, _, err = metasd("predict", "x", "--head", "adda", "-r", "likes")
+    assert code == 2
+    assert 'did you mean "ada"' in err
+    code, _, err = metasd("evaluate", "x", "--split", "tset")
+    assert code == 2
+    assert "tset" in err
