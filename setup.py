@@ -3,7 +3,8 @@
 `METASD_CUDA`: `auto` (default) compiles csrc/*.cu if there is an nvcc that can, `1` insists on it,
 `0` does not look. `METASD_CUDA_ARCHS`: compute capabilities, "80;90" unless told otherwise: machine
 code for each, and code for the last that drivers compile for newer GPUs. The CUDA runtime is linked
-in, so the module needs neither a GPU nor a driver to be imported.
+in, so the module needs neither a GPU nor a driver to be imported. `METASD_BUILD_JOBS`: how many
+files are compiled at a time, by default as many as there are processors.
 """
 
 import os
@@ -14,10 +15,11 @@ import sys
 from glob import glob
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
+# Apple's compiler comes without OpenMP: there, csrc/parallel.h makes its passes in one thread.
 openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
@@ -83,6 +85,8 @@ class BuildWithCuda(build_ext):
         ext.extra_link_args += ["-Wl,--exclude-libs,ALL", "-ldl", "-lrt", "-lpthread"]
         return None
 
+
+ParallelCompile("METASD_BUILD_JOBS").install()
 
 setup(
     cmdclass={"build_ext": BuildWithCuda},
