@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DRAMA = """
 import json, os, random, signal, sys, time
 from pathlib import Path
+
+import pytest
 import torch
 
 import pytest
