@@ -25,6 +25,7 @@ sys.path[:] = [*elsewhere, str(ROOT / "benchmarks"), str(ROOT)]
 import report_figures  # noqa: E402
 import report_studies  # noqa: E402
 import report_tables  # noqa: E402
+
 from metasd import InputError  # noqa: E402
 from metasd.experiments.study_report import outdated_study_report, write_study_report  # noqa: E402
 

@@ -10,9 +10,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metasd.experiments.plotting import STYLE, Curve, label_curves, log_ticks
 from report_studies import ALONE, BITS_3, BITS_8, BITS_32, ONE_SHOT, PUBLISHED, TAUGHT, Study, study
 from report_tables import ROOT, load
+
+from metasd.experiments.plotting import STYLE, Curve, label_curves, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

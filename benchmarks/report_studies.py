@@ -3,8 +3,9 @@
 import json
 from typing import Any, NamedTuple
 
-from metasd.experiments.study_report import Point, points
 from report_tables import ROOT, Rows, machine, table
+
+from metasd.experiments.study_report import Point, points
 
 OVER = 0.06
 """A model of a kind may be so much larger than its share: a rank is a whole number."""

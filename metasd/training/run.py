@@ -207,6 +207,11 @@ class Run:
             keep_known: index no triples: answers may be known ones.
             graph: where the known triples come from; by default read again (see `Run.graph`).
         """
+        if self.model.processes.shards > 1:
+            raise InputError(
+                "this model has the entities of one shard: predict from its run folder, in one "
+                "process"
+            )
         view = self.model.source if source or self.model.masks is None else self.model.compact
         if not keep_known and graph is None:
             graph = self.graph()

@@ -9,10 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DRAMA = """
 import json, os, random, signal, sys, time
 from pathlib import Path
+
+import pytest
 import torch
+
+import pytest
+
 from metasd.training import trainer
 from metasd.config import Config, preset
 from metasd.data.load import load_graph
@@ -64,6 +71,7 @@ print(json.dumps({"killed": killed, "failed": failed, "last": last, "early": ear
 """
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DRAMA, str(tmp_path), "20"],
