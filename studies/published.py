@@ -1,11 +1,11 @@
 """The published settings (rank 2000) in slices; the eight published numbers beside the measured.
 
-python studies/published.py fb15k-237 --run runs/fb15k-237 --minutes 9    # again, until it is done
-python studies/published.py wn18rr --run runs/wn18rr --minutes 9
+python studies/published.py fb15k-237-paper --run runs/fb15k --minutes 9   # again, until it is done
+python studies/published.py wn18rr-paper --run runs/wn18rr --minutes 9
 
-A slice ends with a checkpoint in the run folder; the next call goes on from it. When the last epoch
-is done, or nothing has been gained for four evaluations, the table is printed and `published.json`
-written beside the metrics. Exit status: 0 when done, 75 when there is more to do.
+A slice ends with a checkpoint in the run folder; the next call continues from it. When the last
+epoch is done, or nothing has been gained for four evaluations, the table is printed and
+`published.json` written beside the metrics. Exit status: 0 when done, 75 when there is more to do.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from metasd.files import write_text
 
 MORE = 75  # EX_TEMPFAIL
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
-PUBLISHED = {  # filtered, on test: the pruned model (Li et al., Findings of EMNLP 2022)
-    "fb15k-237": ("FB15k-237", (0.391, 0.300, 0.428, 0.571)),
-    "wn18rr": ("WN18RR", (0.491, 0.447, 0.504, 0.570)),
+PUBLISHED = {  # filtered, on test: the compact model (Li et al., Findings of EMNLP 2022)
+    "fb15k-237-paper": ("FB15k-237", (0.391, 0.300, 0.428, 0.571)),
+    "wn18rr-paper": ("WN18RR", (0.491, 0.447, 0.504, 0.570)),
 }
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("preset", choices=PUBLISHED)
     parser.add_argument("--run", type=Path, required=True, help="the run folder")
-    parser.add_argument("--minutes", type=float, default=9, help="of a slice")
+    parser.add_argument("--minutes", type=float, default=9, help="length of a slice")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     given = parser.parse_args()
@@ -54,12 +54,12 @@ def main() -> None:
         else:
             run = train(graph, preset(given.preset).override(given.settings), given.run)
     except Interrupted as stopped:
-        print(f"{stopped}; call again to go on", file=sys.stderr)
+        print(f"{stopped}; call again to continue", file=sys.stderr)
         sys.exit(MORE)
     except InputError as error:
         sys.exit(f"published.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("published.py: interrupted; call again to go on")
+        sys.exit("published.py: interrupted; call again to continue")
     finally:
         timer.cancel()
     report(run, wanted)

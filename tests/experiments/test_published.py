@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from metasd.data.graph import Graph
 
 PROGRAM = Path(__file__).parents[2] / "studies" / "published.py"
@@ -14,7 +16,7 @@ TINY = ["model.rank=4", "train.epochs=2", "train.batch_size=400", "eval.every=1"
 
 def published(folder: Path, minutes: str) -> subprocess.CompletedProcess[str]:
     settings = [word for setting in TINY for word in ("--set", setting)]
-    command = ["wn18rr", "--run", "run", "--data-dir", ".", "--minutes", minutes, *settings]
+    command = ["wn18rr-paper", "--run", "run", "--data-dir", ".", "--minutes", minutes, *settings]
     return subprocess.run(
         [sys.executable, PROGRAM, *command],
         cwd=folder,
@@ -24,6 +26,7 @@ def published(folder: Path, minutes: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_slices_end_in_a_table(small_graph: Graph, tmp_path: Path) -> None:
     (tmp_path / "WN18RR").mkdir()
     for split in ("train", "valid", "test"):
@@ -36,7 +39,7 @@ def test_slices_end_in_a_table(small_graph: Graph, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "run" / "published.json").read_text())
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert (result["epochs"], result["config"]["model.rank"]) == (2, 4)
-    for model in ("source", "pruned"):
+    for model in ("source", "compact"):
         assert result["measured"][model] == {
             key: metrics["test"][model][key] for key in result["published"]
         }
