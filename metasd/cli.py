@@ -235,7 +235,7 @@ def compress(
             help="sparse, column, int8, int4, int3, int2 or ternary; auto: what fits the model."
         ),
     ] = "auto",
-    values: Annotated[
+    weight_format: Annotated[
         str,
         typer.Option(
             help="Of sparse, column: fp32, fp16, bf16, int8; column: int4, int3, int2, ternary."
@@ -276,7 +276,7 @@ def compress(
             raise InputError("--from goes without --source, and with --set only beside --epochs")
         data = load_graph(graph, data_dir) if graph is not None else None
         small = import_tables(
-            from_, run, scoring, codec, values, data, epochs, set_ or [], known=not no_known
+            from_, run, scoring, codec, weight_format, data, epochs, set_ or [], known=not no_known
         )
     else:
         loaded = _load(run)
@@ -285,7 +285,7 @@ def compress(
         small = compress_model(
             loaded,
             codec,
-            values,
+            weight_format,
             source=source,
             graph=data,
             known=not no_known,
@@ -325,7 +325,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """The entities that complete (head, relation, ?) or (?, relation, tail) best."""
-    from metasd.compressed import Question
+    from metasd.compressed import Query
 
     small = _load_compressed(model)
     if small is None:
@@ -344,7 +344,7 @@ def predict(
         _answer_file(small, batch, out, k, keep_known)
         return
     answers = small.answers(
-        [Question(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
+        [Query(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
     )[0]
     if len(answers) > 1 and answers[0].score == answers[-1].score:
         print(
@@ -632,9 +632,10 @@ def _load(path: Path) -> "Run":
 
 def _load_compressed(path: Path) -> "CompressedModel | None":
     """The compressed model in a folder, or None where the folder says to be something else."""
-    from metasd.compressed.storage import is_compressed, load
+    from metasd.compressed import CompressedModel
+    from metasd.compressed.storage import is_compressed
 
-    return load(path) if is_compressed(path) else None
+    return CompressedModel.from_pretrained(path) if is_compressed(path) else None
 
 
 def _graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
@@ -656,6 +657,8 @@ def _answer_file(
 ) -> None:
     from rich.progress import Progress
 
+    from metasd.compressed import answer_file
+
     console = Console(file=sys.stderr)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         task = bars.add_task("questions", total=None)
@@ -663,7 +666,7 @@ def _answer_file(
         def progress(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        count = small.answer_file(batch, out, k, keep_known=keep_known, progress=progress)
+        count = answer_file(small, batch, out, k, keep_known=keep_known, progress=progress)
     print(f"{count} questions answered: {out}")
 
 
