@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metasd.compressed import CompressedModel, encode
+from metasd.compressed import CompressedModel
 from metasd.compressed.known import KnownTriples
 from metasd.compressed.labels import Labels
 from metasd.compressed.table import Table
+from metasd.export.encode import encode
 
 ENTITIES, RELATIONS, RANK, TRIPLES = 40_943, 11, 512, 93_003  # WN18RR
 KEEP, K = 0.1, 10
