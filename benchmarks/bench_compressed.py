@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from metasd.compressed import CompressedModel
-from metasd.compressed.known import KnownTriples
 from metasd.compressed.labels import Labels
 from metasd.compressed.table import Table
+from metasd.data.filter_index import KnownAnswers
 from metasd.export.encode import encode
 
 ENTITIES, RELATIONS, RANK, TRIPLES = 40_943, 11, 512, 93_003  # WN18RR
@@ -33,7 +33,7 @@ CODECS = {
 LOADING = """
 import json, re, sys, time
 from pathlib import Path
-from metasd.compressed import CompressedModel, Question
+from metasd.compressed import CompressedModel, Query
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
@@ -41,7 +41,7 @@ def resident():
 def load(path):
     start = time.perf_counter()
     model = CompressedModel.from_pretrained(path)
-    question = Question(model.entity_labels[5], model.relation_labels[0])
+    question = Query(model.entity_labels[5], model.relation_labels[0])
     seconds = time.perf_counter() - start
     model.answers([question])
     return model, question, seconds
@@ -81,7 +81,7 @@ def saved_model(table: Tensor, codec: tuple[str, str], folder: Path) -> Compress
         encode(relations.numpy(), *codec),
         Labels.of(names, human, "entity"),
         Labels.of([f"_relation_{i}" for i in range(RELATIONS)], {}, "relation"),
-        KnownTriples.of(triples, entities, RELATIONS),
+        KnownAnswers.of_triples(triples, entities, RELATIONS),
     )
     model.save_pretrained(folder)
     return model

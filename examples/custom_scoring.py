@@ -1,6 +1,6 @@
 """A scoring function of your own, from training to predictions of the compressed model.
 
-    python examples/custom_scoring.py [--epochs 60]
+    python examples/custom_scoring.py [--epochs 20]
 
 SimplE (Kazemi and Poole, NeurIPS 2018): an entity is two vectors, one as a head and one as a tail,
 a relation is two as well, one per direction. The rows here are the halves side by side.
@@ -39,7 +39,7 @@ class SimplE(metasd.Scoring):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=20)
     epochs = parser.parse_args().epochs
 
     graph = metasd.load_graph("families:200")

@@ -20,8 +20,9 @@ def main() -> None:
     steps = parser.parse_args().steps
 
     torch.manual_seed(0)
-    entities, width, batch = 2000, 64, 256
+    entities, width, batch = 500, 64, 250
     table = nn.Embedding(entities, width)
+    nn.init.normal_(table.weight, std=0.3)
     encoder = nn.Linear(width, width)
     optimizer = torch.optim.Adam([*table.parameters(), *encoder.parameters()], lr=0.01)
     successor = torch.randperm(entities)  # what is to be learned: which entity follows which

@@ -1,6 +1,6 @@
 """Train on a folder of triples, compress the model, save it, load it again, and ask it.
 
-    python examples/train_your_own.py [FOLDER] [--epochs 60]
+    python examples/train_your_own.py [FOLDER] [--epochs 24]
 
 FOLDER holds train.txt, valid.txt and test.txt, or is one file of triples:
 `head<TAB>relation<TAB>tail` per line. Without it, a graph of towns and roads is written first.
@@ -29,7 +29,7 @@ def write_roads(file: Path, side: int = 12) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("graph", nargs="?", type=Path)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=24)
     arguments = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def main() -> None:
         graph = metasd.load_graph(path, split_ratios=(0.9, 0.05, 0.05))
         print(graph)
 
-        # The default preset: a dense source model learns first, a small one then learns from it.
+        # The default preset: a dense source model first, then a compact one from its weights.
         settings = {"model.rank": 32, "train.epochs": arguments.epochs, "train.batch_size": 200}
         run = metasd.train(graph, settings, run_dir=Path(folder, "run"))
         for name in ("source", "compact"):
@@ -50,7 +50,7 @@ def main() -> None:
         model = metasd.CompressedModel.from_pretrained(Path(folder, "model"))
         head, relation, _ = graph.test[0]
         question = {"head": graph.entities[head], "relation": graph.relations[relation]}
-        for label, score in model.predict(**question, k=3):
+        for label, score in model.predict(**question, k=3, keep_known=True):
             print(f"{question['head']} {question['relation']} {label} (score {score:.2f})")
 
 

@@ -203,10 +203,10 @@ def _answer(
     as_json: bool,
 ) -> None:
     """Prints the answers to one query."""
-    from metasd.compressed import Question
+    from metasd.compressed import Query
 
     answers = small.answers(
-        [Question(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
+        [Query(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
     )[0]
     if len(answers) > 1 and answers[0].score == answers[-1].score:
         print(
@@ -239,7 +239,7 @@ def _answer_file(
         def progress(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        count = small.answer_file(batch, out, k, keep_known=keep_known, progress=progress)
+        count = answer_file(small, batch, out, k, keep_known=keep_known, progress=progress)
     print(f"{count} queries answered: {out}")
 
 

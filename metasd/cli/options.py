@@ -74,9 +74,10 @@ def load_run(path: Path) -> "Run":
 
 def load_compressed(path: Path) -> "CompressedModel | None":
     """The compressed model in a folder; None where the folder is not of one."""
-    from metasd.compressed.storage import is_compressed, load
+    from metasd.compressed import CompressedModel
+    from metasd.compressed.storage import is_compressed
 
-    return load(path) if is_compressed(path) else None
+    return CompressedModel.from_pretrained(path) if is_compressed(path) else None
 
 
 def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":

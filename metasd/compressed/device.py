@@ -1,4 +1,4 @@
-"""A compressed table on a GPU: the engine's questions, answered by `metasd.kernels`."""
+"""A compressed table on a GPU: the scores of the engine, computed by `metasd.kernels`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metasd.kernels._keys import decoded_keys
 from .table import CODES, ZEROS, Floats, Integers, Table
 
 _SCORES = 1 << 26
-"""Scores held at a time: 256 MiB."""
+"""Scores held at a time: 256 MiB of fp32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class DeviceTable(Table):
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        """The arrays, in types that torch computes with; a bit a column becomes its number."""
+        """The arrays, in types that torch computes with; one bit per column becomes its number."""
         arrays = dict(self.arrays)
         if self.codec == "column":
             del arrays["columns"]  # queries come without the others
@@ -50,10 +50,10 @@ class DeviceTable(Table):
             arrays["columns"] = arrays["columns"].astype(np.int32)
         if "indptr" in arrays:
             arrays["indptr"] = arrays["indptr"].astype(np.int64)
-        if self.values == "bf16":
+        if self.weight_format == "bf16":
             arrays["values"] = arrays["values"].view(np.int16)
         tensors = {n: torch.from_numpy(a.copy()).to(self.device) for n, a in arrays.items()}
-        if self.values == "bf16":
+        if self.weight_format == "bf16":
             tensors["values"] = tensors["values"].view(torch.bfloat16)
         return tensors
 
@@ -112,13 +112,13 @@ class DeviceTable(Table):
                 first,
                 out,
             )
-        elif self.values in CODES:
+        elif self.weight_format in CODES:
             kernels.code_scores(
                 arrays["values"],
                 arrays["scale"],
                 queries,
-                CODES[self.values],
-                ZEROS[self.values],
+                CODES[self.weight_format],
+                ZEROS[self.weight_format],
                 rows,
                 first,
                 out,

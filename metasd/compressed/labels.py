@@ -1,4 +1,4 @@
-"""Labels in a mapped text, found by bisection: tens of bytes a label instead of hundreds."""
+"""Labels of a compressed model: mapped lines of text, tens of bytes per label, not hundreds."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from metasd import _C
-from metasd.errors import InputError, nearest
+from metasd.data.mapped_labels import SortedLabels, find_label
+from metasd.errors import InputError
 
-from .name_index import Names
+from .name_index import NameIndex
 
-_RAW, _HUMAN = 1, 2
+_RAW, _HUMAN = 1, 2  # fields of a line
 
 
-class Labels:
+class Labels(Sequence[str]):
     """The labels of the ids 0 ... n - 1, and human labels beside some of them.
 
     Args:
         text: lines `id<TAB>label` or `id<TAB>label<TAB>human label`, as in entities.tsv.
         count: n.
-        what: how an error calls one of them.
+        what: entity or relation, for errors.
 
     Raises:
         InputError: a line is not as described, the text is not UTF-8, or a label is there twice.
@@ -31,7 +32,7 @@ class Labels:
 
     def __init__(self, text: bytes | memoryview, count: int, what: str) -> None:
         self.text = np.frombuffer(text, np.uint8)
-        self._count, self._what = count, what
+        self._what = what
         if not 4 * count <= self.text.size < 2**32:
             raise InputError(f"{count} labels do not fit in {self.text.size} bytes")
         self._starts = np.empty(count + 1, np.uint32)
@@ -45,9 +46,10 @@ class Labels:
             str(self.text.data, "utf-8")
         except UnicodeDecodeError:
             raise InputError("not UTF-8 text") from None
-        self._order = self._sorted(_RAW)
+        order = self._sorted(_RAW)
+        self._raw = _Field(self.text, self._starts, order, _RAW)
         again = _C.repeated_label(
-            self.text.ctypes.data, self._starts.ctypes.data, self._order.ctypes.data, count, _RAW
+            self.text.ctypes.data, self._starts.ctypes.data, order.ctypes.data, count, _RAW
         )
         if again >= 0:
             raise InputError(f'line {again + 1}: the label "{self[again]}" is there twice')
@@ -65,77 +67,70 @@ class Labels:
         return Labels("".join(lines).encode(), len(labels), what)
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._starts) - 1
 
-    def __getitem__(self, place: int) -> str:
-        return self._field(place, _RAW)
+    def __getitem__(self, place: int) -> str:  # type: ignore[override]
+        return self._raw[place]
 
     def human(self, place: int) -> str:
         """The human label where there is one, else the label."""
-        return self._field(place, _HUMAN) or self[place]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[place] for place in range(self._count))
+        return self._human[place] or self[place]
 
     def find(self, text: str) -> int:
         """The id of a label, or of a human label that only it has.
 
         Raises:
-            InputError: nothing is called that (the nearest names are offered), or several are.
+            InputError: nothing is called that (the nearest names are suggested), or several are.
         """
-        if (found := self._range(text, self._order, _RAW))[0] < found[1]:
-            return int(self._order[found[0]])
-        first, last = self._range(text, self._human_order, _HUMAN)
-        places = self._human_order[first:last].tolist()
-        if len(places) == 1:
-            return int(places[0])
-        if places:
-            shown = ", ".join(self[i] for i in places[:5]) + ", ..." * (len(places) > 5)
-            raise InputError(f'"{text}" names {len(places)} of them ({shown}); give the id of one')
-        raise InputError(f'no {self._what} "{text}"{nearest(text, self._near(text), limit=3)}')
+        raw = self._raw.places(text)
+        human = [] if raw else self._human.places(text)
+        return find_label(text, self, raw, human, self._near(text), self._what)
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> NameIndex:
         """All human labels, then all labels, to be searched: place i is of the id i % n."""
-        return Names([*(self._field(place, _HUMAN) for place in range(len(self))), *self])
-
-    @cached_property
-    def _human_order(self) -> npt.NDArray[np.uint32]:
-        return self._sorted(_HUMAN)
-
-    def _sorted(self, field: int) -> npt.NDArray[np.uint32]:
-        order = np.empty(self._count, np.uint32)
-        found = _C.sort_labels(
-            self.text.ctypes.data, self._starts.ctypes.data, self._count, field, order.ctypes.data
-        )
-        return order[:found]
+        return NameIndex(chain(self._human, self._raw))
 
     def _near(self, text: str) -> Iterator[str]:
-        """The names that look most like this one."""
         for place in self.names.near(text):
             yield self.human(place) if place < len(self) else self[place - len(self)]
 
-    def _range(self, text: str, order: npt.NDArray[np.uint32], field: int) -> tuple[int, int]:
-        wanted = text.encode(errors="surrogatepass")
-        first = last = self._bisect(wanted, order, field)
-        while last < len(order) and self._bytes(int(order[last]), field) == wanted:
-            last += 1
-        return first, last
+    @cached_property
+    def _human(self) -> _Field:
+        return _Field(self.text, self._starts, self._sorted(_HUMAN), _HUMAN)
 
-    def _bisect(self, wanted: bytes, order: npt.NDArray[np.uint32], field: int) -> int:
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            if self._bytes(int(order[middle]), field) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+    def _sorted(self, field: int) -> npt.NDArray[np.uint32]:
+        order = np.empty(len(self), np.uint32)
+        found = _C.sort_labels(
+            self.text.ctypes.data, self._starts.ctypes.data, len(self), field, order.ctypes.data
+        )
+        return order[:found]
 
-    def _bytes(self, place: int, field: int) -> bytes:
-        line = self.text[self._starts[place] : self._starts[place + 1] - 1].tobytes()
+
+class _Field(SortedLabels):
+    """One field of all lines: labels, or human labels, which are empty where there are none.
+
+    Args:
+        text: uint8, the lines.
+        starts: uint32 (n + 1,): where each line begins, and where the last one ends.
+        order: uint32, the lines with such a field, sorted by it.
+        field: which one.
+    """
+
+    def __init__(
+        self,
+        text: npt.NDArray[np.uint8],
+        starts: npt.NDArray[np.uint32],
+        order: npt.NDArray[np.uint32],
+        field: int,
+    ) -> None:
+        super().__init__(order)
+        self._text, self._starts, self._index = text, starts, field
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def _bytes(self, place: int) -> bytes:
+        line = self._text[self._starts[place] : self._starts[place + 1] - 1].tobytes()
         fields = line.split(b"\t")
-        return fields[field] if field < len(fields) else b""
-
-    def _field(self, place: int, field: int) -> str:
-        return self._bytes(range(self._count)[place], field).decode()
+        return fields[self._index] if self._index < len(fields) else b""

@@ -1,10 +1,10 @@
-"""A compressed model: questions in labels, answers in labels, straight from compressed tables."""
+"""A compressed model: queries in labels, answers in labels, from the compressed tables."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,20 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from metasd import _C
+from metasd.data.filter_index import KnownAnswers
 from metasd.data.vocabulary import Vocabulary
-from metasd.errors import InputError
+from metasd.errors import InputError, error_context
 from metasd.models import Scoring
 
-from .known import KnownTriples
+from .calibration import fit_temperature
+from .description import describe, model_card
 from .labels import Labels
-from .table import Floats, Integers, Table, default_threads, dense_table
+from .storage import ModelParts, load, save
+from .table import Floats, Integers, default_threads, dense_table
 
-_BATCH = 256  # questions answered at a time
-_SCORED = 64  # questions whose scores of all entities are held
-_NONE = ("", "?")
+_BATCH = 256  # queries answered at a time
+_SCORED = 64  # queries whose scores of all entities are held
 
 
-class Question(NamedTuple):
+class Query(NamedTuple):
     """What completes (head, relation, ?) or (?, relation, tail): one of head and tail is None."""
 
     head: str | None
@@ -44,29 +46,13 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class CompressedModel:
+class CompressedModel(ModelParts):
     """Tables, labels and known triples; made by `metasd.compress` or `from_pretrained`.
 
     Attributes:
-        scoring: name of the scoring function.
-        rank: coordinates an entity.
-        entities: (roles * N, width), and `relations` (2R, width): inverse relations come second.
-        entity_labels, relation_labels: of the N entities and the R relations.
-        known: triples that answers leave out, or None if the model was saved without.
-        temperature: of the softmax behind probabilities; see `calibrated`.
-        about: where it comes from (JSON): training, protocol, metrics, graph.
-        threads: of the engine; 0: OMP_NUM_THREADS, or all cores.
+        threads: of the engine; 0: OMP_NUM_THREADS, or all cores. The others: see `ModelParts`.
     """
 
-    scoring: str
-    rank: int
-    entities: Table
-    relations: Table
-    entity_labels: Labels
-    relation_labels: Labels
-    known: KnownTriples | None = None
-    temperature: float = 1.0
-    about: dict[str, Any] = field(default_factory=dict)
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +62,7 @@ class CompressedModel:
             "relations": (2 * self.num_relations, how.relation_width),
         }
         for name, shape in wanted.items():
-            table: Table = getattr(self, name)
+            table = getattr(self, name)
             if (table.rows, table.width) != shape:
                 raise InputError(
                     f"{name} of {self.scoring}, rank {rank}, must be {shape}; "
@@ -88,7 +74,7 @@ class CompressedModel:
     def __repr__(self) -> str:
         return (
             f"CompressedModel({self.scoring}, rank {self.rank}, {self.num_entities} entities, "
-            f"{self.num_relations} relations, {self.entities.codec} {self.entities.values}, "
+            f"{self.num_relations} relations, {self.entities.codec} {self.entities.weight_format}, "
             f"{self.nbytes / 1e6:.1f} MB)"
         )
 
@@ -101,15 +87,21 @@ class CompressedModel:
         vocabulary: Vocabulary,
         triples: Integers | None = None,
     ) -> CompressedModel:
-        """Tables as they are, fp32, asked like compressed ones.
+        """A model of tables as they are, fp32: a trained model answers like a compressed one.
 
         Args:
-            entities: fp32 (roles * N, width). relations: (2R, width), inverses second.
+            scoring: name of the scoring function.
+            rank: coordinates per entity.
+            entities: fp32 (roles * N, width).
+            relations: fp32 (2R, width), inverse relations second.
+            vocabulary: the labels.
             triples: int64 (n, 3) that answers leave out, or None.
         """
         known = None
         if triples is not None:
-            known = KnownTriples.of(triples, vocabulary.num_entities, vocabulary.num_relations)
+            known = KnownAnswers.of_triples(
+                triples, vocabulary.num_entities, vocabulary.num_relations
+            )
         return CompressedModel(
             scoring,
             rank,
@@ -127,24 +119,26 @@ class CompressedModel:
         Raises:
             InputError: something is missing, damaged or hostile: which file, and what.
         """
-        from .storage import load
-
-        return load(Path(path))
+        parts = load(Path(path))
+        with error_context(path):
+            return CompressedModel(**vars(parts))
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Writes a model folder, whole or not at all; only an older model is ever replaced."""
-        from .storage import save
+        """Writes a model folder, whole or not at all; only an older model is ever replaced.
 
-        save(self, Path(path))
+        Raises:
+            InputError: there is something else at `path`, or it cannot be written.
+        """
+        save(self, Path(path), model_card(self))
 
     def to(self, device: str) -> CompressedModel:
-        """The same model asked on `device`, a GPU such as `cuda`; needs torch and triton.
+        """The same model, scored on `device`, a GPU such as `cuda`; needs torch and triton.
 
         Raises:
             InputError: there is no such device, or no torch.
         """
         try:
-            from .device import DeviceTable
+            from .device import DeviceTable  # the only part of this package that needs torch
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed: {device} needs it") from None
         return replace(self, entities=DeviceTable.of(self.entities, device))
@@ -169,7 +163,7 @@ class CompressedModel:
 
     @property
     def nbytes(self) -> int:
-        """Of both tables, without labels and known triples."""
+        """Bytes of both tables, without labels and known triples."""
         return self.entities.nbytes + self.relations.nbytes
 
     def dense(self) -> tuple[Floats, Floats]:
@@ -177,7 +171,15 @@ class CompressedModel:
         return self.entities.dense(), self.relations.dense()
 
     def queries(self, entities: npt.ArrayLike, relations: npt.ArrayLike) -> Floats:
-        """fp32 (B, width), whose product with the rows of tails are scores; relations below 2R."""
+        """Rows whose products with the rows of tails are scores.
+
+        Args:
+            entities: integers (B,), heads, or tails where the relation is an inverse one.
+            relations: integers (B,) below 2R.
+
+        Returns:
+            fp32 (B, width).
+        """
         return self._scoring.query(self.entities.decode(entities), self.relations.decode(relations))
 
     def predict(
@@ -191,13 +193,13 @@ class CompressedModel:
         keep_known: bool = False,
     ) -> list[tuple[str, float]]:
         """The k best completions of one triple: [(label, score), ...]; see `answers`."""
-        question = Question(head, relation or "", tail)
-        found = self.answers([question], k, candidates=candidates, keep_known=keep_known)[0]
+        query = Query(head, relation or "", tail)
+        found = self.answers([query], k, candidates=candidates, keep_known=keep_known)[0]
         return [(answer.label, answer.score) for answer in found]
 
     def answers(
         self,
-        questions: Sequence[Question],
+        queries: Sequence[Query],
         k: int = 10,
         *,
         candidates: Sequence[str] | None = None,
@@ -206,29 +208,54 @@ class CompressedModel:
         """The k entities that complete each triple best, the best first.
 
         Args:
-            questions: labels, or human labels that only one entity has.
-            k: at most how many answers; fewer if not so many entities are left.
+            queries: of labels, or of human labels that only one entity has.
+            k: answers per query, at most; fewer if fewer entities are left.
             candidates: the entities to choose among; all of them if None.
-            keep_known: answers that are in the graph already are not left out.
+            keep_known: also gives answers that are in the graph already.
 
         Returns:
-            For every question its answers. A probability is the softmax over all candidates, known
+            The answers of each query. A probability is the softmax over all candidates, known
             answers among them, at the model's temperature.
 
         Raises:
             InputError: an unknown label (the nearest are named), not one of head and tail, k < 1.
         """
-        if k < 1:
-            raise InputError(f"k must be at least 1; got {k}")
         rows = None
         if candidates is not None:
             rows = np.unique([self.entity_labels.find(label) for label in candidates])
             rows = rows.astype(np.int64)
-        asked = [self._ids(question) for question in questions]
+        ids = [self.query_ids(query) for query in queries]
+        return self.answers_of_ids(ids, k, candidates=rows, keep_known=keep_known)
+
+    def query_ids(self, query: Query) -> tuple[int, int]:
+        """The given entity of a query and its relation, which is an inverse one if heads are asked.
+
+        Raises:
+            InputError: an unknown label (the nearest are named), or not one of head and tail.
+        """
+        head, relation, tail = query
+        if not relation or (head is None) == (tail is None):
+            raise InputError("a query has a relation and either a head or a tail")
+        place = self.relation_labels.find(relation)
+        if head is not None:
+            return self.entity_labels.find(head), place
+        return self.entity_labels.find(str(tail)), place + self.num_relations
+
+    def answers_of_ids(
+        self,
+        queries: Sequence[tuple[int, int]],
+        k: int = 10,
+        *,
+        candidates: Integers | None = None,
+        keep_known: bool = False,
+    ) -> list[list[Answer]]:
+        """What `answers` does, of queries that `query_ids` gave; candidates as for `best`."""
+        if k < 1:
+            raise InputError(f"k must be at least 1; got {k}")
         found: list[list[Answer]] = []
-        for start in range(0, len(asked), _BATCH):
-            given, relations = np.array(asked[start : start + _BATCH], dtype=np.int64).T
-            ranked = self.best(given, relations, k, candidates=rows, keep_known=keep_known)
+        for start in range(0, len(queries), _BATCH):
+            given, relations = np.array(queries[start : start + _BATCH], dtype=np.int64).T
+            ranked = self.best(given, relations, k, candidates=candidates, keep_known=keep_known)
             for columns in zip(*(part.tolist() for part in ranked), strict=True):
                 found.append(
                     [
@@ -248,12 +275,14 @@ class CompressedModel:
         candidates: Integers | None = None,
         keep_known: bool = False,
     ) -> tuple[Integers, Floats, Floats]:
-        """What `answers` does, in ids.
+        """The k entities that complete each triple best, as arrays.
 
         Args:
             given: int64 (B,) heads, or tails where the relation is an inverse one.
-            relations: int64 (B,) below 2R: from R on they are inverse.
-            candidates: int64, sorted and without duplicates.
+            relations: int64 (B,) below 2R; from R on they are inverse.
+            k: answers per query, at most.
+            candidates: int64 (n,), sorted and without duplicates; None: all entities.
+            keep_known: also gives answers that are in the graph already.
 
         Returns:
             entities int64 (B, k), -1 where no more are left; scores and probabilities fp32 (B, k).
@@ -278,64 +307,16 @@ class CompressedModel:
             places = np.where(places >= 0, candidates[places], -1)
         return places, scores, share
 
-    def _ids(self, question: Question) -> tuple[int, int]:
-        head, relation, tail = question
-        if not relation or (head is None) == (tail is None):
-            raise InputError("a question has a relation and either a head or a tail")
-        place = self.relation_labels.find(relation)
-        if head is not None:
-            return self.entity_labels.find(head), place
-        return self.entity_labels.find(str(tail)), place + self.num_relations
-
-    def answer_file(
-        self,
-        source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
-        k: int = 10,
-        *,
-        keep_known: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> int:
-        """Answers a TSV file of questions by a TSV file; returns how many questions there were.
+    def score(self, triples: Sequence[tuple[str, str, str]] | Integers) -> Floats:
+        """The scores of triples, fp32 (n,).
 
         Args:
-            source: lines `head<TAB>relation<TAB>tail`, one of head and tail empty or `?`.
-            target: lines `head, relation, tail, rank, entity, label, score, probability` under a
-                header, the entity in its place; written whole or not at all.
-            progress: called with how many questions are answered, and how many there are.
+            triples: labels, or ids int64 (n, 3) of head, relation (inverse ones too) and tail.
 
         Raises:
-            InputError: a line is no question, or names what the model does not know.
+            InputError: an unknown label.
+            ValueError: another shape, or an id out of range.
         """
-        from metasd.files import write_atomically
-
-        questions = list(_read_questions(Path(source)))
-        for number, question in enumerate(questions, 1):
-            try:
-                self._ids(question)
-            except InputError as error:
-                raise InputError(f"{source}: line {number}: {error}") from None
-
-        def write(temporary: Path) -> None:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write("head\trelation\ttail\trank\tentity\tlabel\tscore\tprobability\n")
-                for start in range(0, len(questions), _BATCH):
-                    part = questions[start : start + _BATCH]
-                    found = self.answers(part, k, keep_known=keep_known)
-                    for question, answers in zip(part, found, strict=True):
-                        for rank, (entity, label, score, probability) in enumerate(answers, 1):
-                            head, relation, tail = question
-                            whole = (head or entity, relation, tail or entity, rank, entity, label)
-                            file.write("\t".join(map(str, whole)))
-                            file.write(f"\t{score:.6g}\t{probability:.6g}\n")
-                    if progress is not None:
-                        progress(start + len(part), len(questions))
-
-        write_atomically(Path(target), write)
-        return len(questions)
-
-    def score(self, triples: Sequence[tuple[str, str, str]] | Integers) -> Floats:
-        """Scores fp32 (n,) of triples: labels, or ids int64 (n, 3)."""
         if not isinstance(triples, np.ndarray):
             ids = [
                 (
@@ -368,12 +349,15 @@ class CompressedModel:
         known: Callable[[Integers, Integers], tuple[Integers, Integers]],
         progress: Callable[[int], None] | None = None,
     ) -> tuple[Integers, Integers]:
-        """How many entities beat, and how many tie, the right answer of each question.
+        """How many entities score above the right answer of each query, and how many as high.
 
         Args:
             given, relations, targets: int64 (B,), ids; relations from R on ask for heads.
             known: of given and relations, the answers that do not count, as CSR arrays.
-            progress: called with the number of questions done since the last call.
+            progress: called with the number of queries done since the last call.
+
+        Returns:
+            greater and equal, int64 (B,); the answer itself counts as neither.
         """
         greater, equal = np.zeros(len(given), np.int64), np.zeros(len(given), np.int64)
         for start in range(0, len(given), _SCORED):
@@ -418,9 +402,8 @@ class CompressedModel:
             raise InputError(f"k must be at least 1; got {k}")
         place = self.entity_labels.find(label)
         row = self.entities.decode([self.tail_offset + place])
-        products = self.entities.scores(
-            row, self.tail_offset, self.num_entities, threads=self.threads
-        )[0]
+        where = (self.tail_offset, self.num_entities)
+        products = self.entities.scores(row, *where, threads=self.threads)[0]
         cosine = products / np.maximum(self._norms * self._norms[place], np.float32(1e-30))
         cosine[place] = -np.inf
         best = np.argsort(-cosine, kind="stable")[: min(k, self.num_entities - 1)]
@@ -436,7 +419,11 @@ class CompressedModel:
 
         Args:
             triples: ids int64 (n, 3), such as the validation split, asked for tail and for head.
-            sample: at most how many of them are used.
+            sample: how many of them are used, at most.
+            seed: of the choice among them.
+
+        Raises:
+            InputError: there are no triples.
         """
         if not len(triples):
             raise InputError("calibration needs triples")
@@ -446,86 +433,18 @@ class CompressedModel:
         asked = self.queries(given, np.concatenate([relation, relation + self.num_relations]))
         rows = self.entities.decode(self.tail_offset + target)
         right = np.einsum("ij,ij->i", asked, rows)
-
-        def loss(logarithm: float) -> float:
-            total = 0.0
-            for start in range(0, len(asked), _BATCH):
-                part = slice(start, start + _BATCH)
-                _, _, mass = self.entities.best(
-                    asked[part], 1, self.tail_offset, temperature=float(np.exp(logarithm))
-                )
-                total += float((mass - right[part] / np.exp(logarithm)).sum())
-            return total
-
-        low, high = np.log(0.05), np.log(20.0)
-        golden = (5**0.5 - 1) / 2
-        left, middle = high - golden * (high - low), low + golden * (high - low)
-        at_left, at_middle = loss(left), loss(middle)
-        for _ in range(12):
-            if at_left < at_middle:
-                high, middle, at_middle = middle, left, at_left
-                left = high - golden * (high - low)
-                at_left = loss(left)
-            else:
-                low, left, at_left = left, middle, at_middle
-                middle = low + golden * (high - low)
-                at_middle = loss(middle)
-        return replace(self, temperature=round(float(np.exp((low + high) / 2)), 4))
+        temperature = fit_temperature(self.entities, self.tail_offset, asked, right)
+        return replace(self, temperature=temperature)
 
     def info(self) -> dict[str, Any]:
-        """Sizes in bytes, density, and how many times smaller than dense tables."""
-        weights = sum(table.rows * table.width for table in (self.entities, self.relations))
-        nonzero = self.entities.nonzero + self.relations.nonzero
-        labels = self.entity_labels.text.nbytes + self.relation_labels.text.nbytes
-        known = self.known.nbytes if self.known is not None else 0
-        row_scales = 4 * (self.entities.rows + self.relations.rows)
-        dense = {"fp32": 4 * weights, "fp16": 2 * weights, "int8": weights + row_scales}
-        return {
-            "model": f"{self.scoring}, rank {self.rank}",
-            "entities": self.num_entities,
-            "relations": self.num_relations,
-            "codec": " ".join(
-                dict.fromkeys((self.entities.codec, self.entities.columns, self.entities.values))
-            ).replace("all ", ""),
-            "weights": weights,
-            "density": round(nonzero / weights, 6),
-            "temperature": self.temperature,
-            "bytes": {
-                "tables": self.nbytes,
-                "labels": labels,
-                "known triples": known,
-                "together": self.nbytes + labels + known,
-            },
-            "times smaller than dense": {
-                f"{name} ({what})": round(size / mine, 2)
-                for name, size in dense.items()
-                for what, mine in (
-                    ("tables", self.nbytes),
-                    ("with labels and known triples", self.nbytes + labels + known),
-                )
-            },
-        }
+        """Sizes in bytes, density, and how many times smaller than dense tables (JSON)."""
+        return describe(self)
 
 
 def _within(indptr: Integers, indices: Integers, rows: Integers) -> tuple[Integers, Integers]:
-    """The same answers as places among the sorted `rows`, those that are not there dropped."""
+    """The same answers as places among the sorted `rows`, without those that are not there."""
     place = np.searchsorted(rows, indices)
     there = place < len(rows)
     there[there] = rows[place[there]] == indices[there]
     kept = np.concatenate([[0], np.cumsum(there)])
     return kept[indptr], place[there]
-
-
-def _read_questions(path: Path) -> Iterator[Question]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        fields = line.removesuffix("\r").split("\t")
-        if len(fields) != 3 or (fields[0] in _NONE) == (fields[2] in _NONE):
-            raise InputError(
-                f"{path}: line {number}: wanted head<TAB>relation<TAB>tail with ? for what is asked"
-            )
-        head, relation, tail = (None if value in _NONE else value for value in fields)
-        yield Question(head, relation or "", tail)

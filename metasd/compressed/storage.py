@@ -1,4 +1,4 @@
-"""A compressed model as a folder: plain arrays in safetensors, labels and a description as text.
+"""The folder of a compressed model: arrays in safetensors, labels and a description as text.
 
 `config.json` names the format, the codecs, and a CRC-32 of every array and text, itself included.
 Nothing is unpickled, nothing is trusted: `load` checks all that the engine relies on.
@@ -12,65 +12,78 @@ import mmap
 import os
 import shutil
 import zlib
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from metasd.errors import InputError
+from metasd.data.filter_index import KnownAnswers
+from metasd.errors import InputError, error_context
 from metasd.files import write_atomically, write_text
 
-from .known import KnownTriples
 from .labels import Labels
 from .table import Array, Table, from_arrays
 
-if TYPE_CHECKING:
-    from .model import CompressedModel
-
 FORMAT = "metasd-compressed"
-VERSION = 1
+VERSION = 2
 _TYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"} | {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
-_KNOWN = ("head", "relation", "tail")
+_KNOWN = ("known.key", "known.tail")
 _LARGEST_TEXT = 64 << 20  # of config.json
 
 
-def save(model: CompressedModel, path: Path) -> None:
-    """Writes all files beside `path` and renames the folder; an older model there is replaced."""
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """What the folder of a compressed model holds.
+
+    Attributes:
+        scoring: name of the scoring function.
+        rank: coordinates per entity.
+        entities: (roles * N, width), and `relations` (2R, width): inverse relations come second.
+        entity_labels, relation_labels: of the N entities and the R relations.
+        known: triples that answers leave out, with packed keys; None if saved without.
+        temperature: of the softmax behind probabilities; see `CompressedModel.calibrated`.
+        about: where the model comes from (JSON): training, protocol, metrics, graph.
+    """
+
+    scoring: str
+    rank: int
+    entities: Table
+    relations: Table
+    entity_labels: Labels
+    relation_labels: Labels
+    known: KnownAnswers | None = None
+    temperature: float = 1.0
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save(parts: ModelParts, path: Path, card: str) -> None:
+    """Writes all files beside `path` and renames the folder; an older model there is replaced.
+
+    Args:
+        parts: the model.
+        path: the folder.
+        card: the text of README.md.
+
+    Raises:
+        InputError: there is something else at `path`, or it cannot be written.
+    """
     if path.exists() and not _replaceable(path):
         raise InputError(f"{path} already exists and is no compressed model; give another folder")
     arrays: dict[str, Array] = {}
-    for name, table in (("entities", model.entities), ("relations", model.relations)):
+    for name, table in (("entities", parts.entities), ("relations", parts.relations)):
         arrays |= {f"{name}.{key}": array for key, array in table.arrays.items()}
-    if model.known is not None:
-        columns = zip(_KNOWN, model.known.columns, strict=True)
-        arrays |= {f"known.{key}": column for key, column in columns}
+    if parts.known is not None:
+        found = (parts.known.key_array, parts.known.indices)
+        arrays |= dict(zip(_KNOWN, found, strict=True))
     texts = {
-        "entities.tsv": model.entity_labels.text.tobytes(),
-        "relations.tsv": model.relation_labels.text.tobytes(),
+        "entities.tsv": parts.entity_labels.text.tobytes(),
+        "relations.tsv": parts.relation_labels.text.tobytes(),
     }
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "scoring": model.scoring,
-        "rank": model.rank,
-        "num_entities": model.num_entities,
-        "num_relations": model.num_relations,
-        "temperature": float(model.temperature),
-        "tables": {
-            "entities": model.entities.description,
-            "relations": model.relations.description,
-        },
-        "known_triples": None if model.known is None else len(model.known),
-        "crc32": {
-            **{name: _crc32(array) for name, array in sorted(arrays.items())},
-            **{name: zlib.crc32(text) for name, text in texts.items()},
-        },
-        "about": model.about,
-    }
-    config["checksum"] = _checksum(config)
+    config = _description(parts, arrays, texts)
     new = path.with_name(f".{path.name}.new{os.getpid()}")
     old = path.with_name(f".{path.name}.old{os.getpid()}")
     try:
@@ -80,7 +93,7 @@ def save(model: CompressedModel, path: Path) -> None:
         for name, text in texts.items():
             write_atomically(new / name, partial(_write, text))
         write_text(new / "config.json", json.dumps(config, indent=1) + "\n")
-        write_text(new / "README.md", _card(model))
+        write_text(new / "README.md", card)
         if path.exists():
             path.replace(old)
         new.replace(path)
@@ -93,26 +106,8 @@ def save(model: CompressedModel, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a folder says that it is a compressed model."""
-    try:
-        return FORMAT.encode() in _read_start(path / "config.json", 200)
-    except OSError:
-        return False
-
-
-def _read_start(path: Path, limit: int) -> bytes:
-    """At most so many bytes, of a file proper: pipes and devices might never end."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a file")
-    with path.open("rb") as file:
-        return file.read(limit)
-
-
-def load(path: Path) -> CompressedModel:
-    """See `CompressedModel.from_pretrained`."""
-    from .model import CompressedModel
-
+def load(path: Path) -> ModelParts:
+    """What a folder holds, checked; see `CompressedModel.from_pretrained`."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     config = _read_config(path / "config.json")
@@ -126,34 +121,63 @@ def load(path: Path) -> CompressedModel:
         what: _labels(path / f"{what}.tsv", config[f"num_{what}"], sums)
         for what in ("entities", "relations")
     }
-    try:
-        known = None
-        if config["known_triples"] is not None:
-            columns = [arrays.pop(f"known.{name}", None) for name in _KNOWN]
-            head, relation, tail = (column for column in columns if column is not None)
-            unsigned = all(column.dtype.kind == "u" for column in (head, relation, tail))
-            if not unsigned or head.shape != (config["known_triples"],):
-                raise InputError(f"there must be {config['known_triples']} known triples")
-            known = KnownTriples(
-                (head, relation, tail), config["num_entities"], config["num_relations"]
-            )
+    with error_context(path):
+        known = _known(config, arrays)
         if arrays:
             raise InputError(f"{next(iter(arrays))} belongs to nothing")
-        return CompressedModel(
-            config["scoring"],
-            config["rank"],
-            tables["entities"],
-            tables["relations"],
-            labels["entities"],
-            labels["relations"],
-            known,
-            config["temperature"],
-            config["about"],
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except ValueError:
-        raise InputError(f"{path}: known triples need a head, a relation and a tail") from None
+    return ModelParts(
+        config["scoring"],
+        config["rank"],
+        tables["entities"],
+        tables["relations"],
+        labels["entities"],
+        labels["relations"],
+        known,
+        config["temperature"],
+        config["about"],
+    )
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a folder says that it is a compressed model."""
+    try:
+        return FORMAT.encode() in _read_start(path / "config.json", 200)
+    except OSError:
+        return False
+
+
+def _description(
+    parts: ModelParts, arrays: dict[str, Array], texts: dict[str, bytes]
+) -> dict[str, Any]:
+    """What config.json holds."""
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "scoring": parts.scoring,
+        "rank": parts.rank,
+        "num_entities": len(parts.entity_labels),
+        "num_relations": len(parts.relation_labels),
+        "temperature": float(parts.temperature),
+        "tables": {
+            "entities": parts.entities.description,
+            "relations": parts.relations.description,
+        },
+        "known_triples": None if parts.known is None else len(parts.known),
+        "crc32": {
+            **{name: _crc32(array) for name, array in sorted(arrays.items())},
+            **{name: zlib.crc32(text) for name, text in texts.items()},
+        },
+        "about": parts.about,
+    }
+    return {**config, "checksum": _checksum(config)}
+
+
+def _read_start(path: Path, limit: int) -> bytes:
+    """At most `limit` bytes, of a regular file: pipes and devices might never end."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a file")
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -181,7 +205,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not of a compressed model")
     if config.get("version") != VERSION:
         raise InputError(
-            f"{path}: format version {config.get('version')!r}; this version reads {VERSION}"
+            f"{path}: format version {config.get('version')!r}, and this metasd reads {VERSION}: "
+            "compress the run again"
         )
     for key, kind in kinds.items():
         value = config.get(key)
@@ -198,7 +223,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _is_about(about: dict[str, Any]) -> bool:
-    """Whether what others read of it, the graph and metrics by split and model, is in order."""
+    """Whether the graph and the metrics by split and model are of the form that readers expect."""
     graph, metrics = about.get("graph", {}), about.get("metrics", {})
     if not isinstance(graph, dict) or not isinstance(metrics, dict):
         return False
@@ -256,6 +281,18 @@ def _table(path: Path, config: dict[str, Any], arrays: dict[str, Array], name: s
         raise InputError(f"{path / 'model.safetensors'}: {name}: {error}") from None
 
 
+def _known(config: dict[str, Any], arrays: dict[str, Array]) -> KnownAnswers | None:
+    count = config["known_triples"]
+    if count is None:
+        return None
+    keys, tails = (arrays.pop(name, None) for name in _KNOWN)
+    if keys is None or tails is None:
+        raise InputError("known triples need keys and tails")
+    if tails.shape != (count,):
+        raise InputError(f"there must be {count} known triples; got tails {tails.shape}")
+    return KnownAnswers.of_arrays(keys, tails, config["num_entities"], config["num_relations"])
+
+
 def _labels(path: Path, count: int, sums: dict[str, Any]) -> Labels:
     try:
         with path.open("rb") as opened:
@@ -275,7 +312,7 @@ def _labels(path: Path, count: int, sums: dict[str, Any]) -> Labels:
 
 
 def _crc32(array: Array) -> int:
-    """Of type, shape and bytes: a header that was changed is noticed, too."""
+    """Of type, shape and bytes, so that a changed header is noticed, too."""
     about = f"{array.dtype.str} {array.shape}".encode()
     return zlib.crc32(np.ascontiguousarray(array).data, zlib.crc32(about))
 
@@ -290,39 +327,3 @@ def _replaceable(path: Path) -> bool:
 
 def _write(text: bytes, path: Path) -> None:
     path.write_bytes(text)
-
-
-def _card(model: CompressedModel) -> str:
-    info, about = model.info(), model.about
-    graph = about.get("graph", {}).get("name", "a graph of its own")
-    lines = [
-        "---",
-        "library_name: metasd",
-        "tags: [knowledge-graph-embeddings, link-prediction]",
-        "---",
-        "",
-        f"# {info['model']}, compressed",
-        "",
-        f"Answers (head, relation, ?) and (?, relation, tail) about {graph}: "
-        f"{info['entities']:,} entities, {info['relations']:,} relations.",
-        "",
-        "```python",
-        "from metasd.compressed import CompressedModel",
-        "",
-        'model = CompressedModel.from_pretrained("path/to/this/folder")',
-        f"model.predict(head={json.dumps(model.entity_labels.human(0), ensure_ascii=False)}, "
-        f"relation={json.dumps(model.relation_labels[0], ensure_ascii=False)}, k=10)",
-        "```",
-        "",
-        "| | |",
-        "| --- | --- |",
-        f"| codec | {info['codec']} |",
-        f"| weights that are not zero | {100 * info['density']:.2f} % |",
-        f"| bytes of the tables | {info['bytes']['tables']:,} |",
-        f"| times smaller than dense fp32 tables | "
-        f"{info['times smaller than dense']['fp32 (tables)']} |",
-    ]
-    for split, found in about.get("metrics", {}).items():
-        for name, metrics in found.items():
-            lines.append(f"| {split} MRR of the {name} model, as trained | {metrics['mrr']:.4f} |")
-    return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""Compressed tables: weights in one of few codecs, decoded and scored without a dense copy."""
+"""Compressed tables: weights in one of seven codecs, decoded and scored without a dense copy."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ Integers = npt.NDArray[np.int64]
 
 CODECS = ("sparse", "column", "int8", "int4", "int3", "int2", "ternary")
 NUMBERS = {"fp32": "float32", "fp16": "float16", "bf16": "uint16", "int8": "int8"}
-"""How the values of `sparse` are stored, and of `column` except for int8."""
+"""Weight formats of `sparse`, and of `column` except for int8: the numpy type of a weight."""
 CODES = {"int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 2}
-"""Values of so many bits, with a scale a row: codecs, and values of `column`."""
+"""Weight formats of codes with one scale per row, and the bits of a code: codecs of their own, and
+weight formats of `column`."""
 
 OFFSETS = {"int8": 128, "int4": 8, "int3": 4, "int2": 2, "ternary": 1}
 ZEROS = {**OFFSETS, "int3": 3.5, "int2": 1.5}
 """The code of zero, were there one of it."""
 _COLUMNS = ("all", "delta8", "index16", "bits")
-_KINDS = ("fp32", "fp16", "bf16", "int8", *(f"codes {values}" for values in CODES))
+_KINDS = ("fp32", "fp16", "bf16", "int8", *(f"codes {name}" for name in CODES))
 CHUNK = 4096  # rows encoded or decoded at a time
 _WIDEST_CODES = 65535  # 255 * 128 * 65535 is the largest sum that 32 bits hold
 
@@ -39,14 +40,14 @@ class Table:
 
     Attributes:
         codec: one of `CODECS`.
-        values: fp32, fp16, bf16, int8, int4, int3, int2 or ternary.
-        columns: sparse: how columns are stored, `delta8` (a byte for the gap to the column before),
-            `index16` or `bits` (one a column); else `all`.
+        weight_format: fp32, fp16, bf16, int8, int4, int3, int2 or ternary.
+        columns: of sparse tables, how columns are stored: `delta8` (one byte, the gap to the column
+            before), `index16` or `bits` (one bit per column); else `all`.
         arrays: what is stored, by name; see `shapes`.
     """
 
     codec: str
-    values: str
+    weight_format: str
     columns: str
     rows: int
     width: int
@@ -54,10 +55,10 @@ class Table:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What says, beside the arrays, which table this is (JSON)."""
+        """All attributes but the arrays (JSON)."""
         return {
             "codec": self.codec,
-            "values": self.values,
+            "weight_format": self.weight_format,
             "columns": self.columns,
             "rows": self.rows,
             "width": self.width,
@@ -69,7 +70,7 @@ class Table:
 
     @cached_property
     def nonzero(self) -> int:
-        """How many weights are not zero."""
+        """The number of weights that are not zero."""
         return sum(int(np.count_nonzero(part)) for part in self.chunks())
 
     @property
@@ -78,9 +79,13 @@ class Table:
 
     @cached_property
     def _coded(self) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-        """What the engine takes: see CodedTable in csrc/engine.h."""
+        """The table as the engine takes it: see CodedTable in csrc/engine.h."""
         sparse = self.codec == "sparse"
-        kind = f"codes {self.values}" if self.values in CODES and not sparse else self.values
+        kind = (
+            f"codes {self.weight_format}"
+            if self.weight_format in CODES and not sparse
+            else self.weight_format
+        )
         columns = self.arrays["columns"] if sparse else np.empty(0, np.uint8)
         values = self.arrays["values"]
         return (
@@ -97,7 +102,17 @@ class Table:
         )
 
     def decode(self, index: npt.ArrayLike) -> Floats:
-        """Rows as they were but for rounding: fp32 (n, width) of integers (n,)."""
+        """Rows as the weights were, up to rounding.
+
+        Args:
+            index: integers (n,) in 0 ... rows - 1.
+
+        Returns:
+            fp32 (n, width).
+
+        Raises:
+            ValueError: an index is out of range.
+        """
         index = np.ascontiguousarray(index, dtype=np.int64)
         if index.size and (index.min() < 0 or index.max() >= self.rows):
             raise ValueError(
@@ -123,7 +138,20 @@ class Table:
     def scores(
         self, queries: Floats, first: int = 0, count: int | None = None, *, threads: int = 0
     ) -> Floats:
-        """Products of all queries with the rows first ... first + count - 1: fp32 (B, count)."""
+        """Products of all queries with the rows first ... first + count - 1.
+
+        Args:
+            queries: fp32 (B, width).
+            first, count: the rows; all that follow `first` if `count` is None.
+            threads: of the engine; 0: see `default_threads`.
+
+        Returns:
+            fp32 (B, count).
+
+        Raises:
+            ValueError: shape or type of the queries are others, or a row is out of range.
+            InputError: a score overflows.
+        """
         queries, count, _ = self._ask(queries, first, count, None)
         out = np.empty((len(queries), count), np.float32)
         self._score(queries, first, count, None, 0, None, 1.0, out, None, None, threads)
@@ -143,19 +171,25 @@ class Table:
         temperature: float = 1.0,
         threads: int = 0,
     ) -> tuple[Floats, Integers, Floats]:
-        """The k best of the rows first ... first + count - 1 for every query, in one pass.
+        """The k best of the rows first ... first + count - 1 per query, in one pass.
 
         Args:
             queries: fp32 (B, width).
-            k: how many; the places that are not filled have index -1 and score -inf.
+            k: how many; where fewer rows are left, places are -1 and scores -inf.
+            first, count: the rows; all that follow `first` if `count` is None.
             rows: int64, to score only first + rows; `count` is their number then.
             known: places in 0 ... count - 1 to leave out, CSR: indptr (B + 1,), indices, sorted.
             temperature: of the softmax.
+            threads: of the engine; 0: see `default_threads`.
 
         Returns:
             scores fp32 (B, k), the best first and of equal ones the lower place; places int64
             (B, k) in 0 ... count - 1; and fp32 (B,) log sum exp(score / temperature) over every row
             that was scored, known ones among them.
+
+        Raises:
+            ValueError: shape or type of the queries are others, or a row is out of range.
+            InputError: a score overflows.
         """
         queries, count, rows = self._ask(queries, first, count, rows)
         k = max(0, min(k, count))
@@ -238,9 +272,14 @@ class Table:
 
     def check_width(self) -> None:
         """Refuses rows of codes that are too wide to be scored."""
-        if self.values in CODES and self.codec != "sparse" and self._stored_width > _WIDEST_CODES:
+        if (
+            self.weight_format in CODES
+            and self.codec != "sparse"
+            and self._stored_width > _WIDEST_CODES
+        ):
             raise InputError(
-                f"rows of {self.values} may be {_WIDEST_CODES} wide; got {self._stored_width}"
+                f"rows of {self.weight_format} may be {_WIDEST_CODES} wide; "
+                f"got {self._stored_width}"
             )
 
     def check(self) -> None:
@@ -260,11 +299,11 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
         InputError: the description is not that of a table.
     """
     try:
-        codec, values = str(description["codec"]), str(description["values"])
+        codec, weights = str(description["codec"]), str(description["weight_format"])
         columns = str(description["columns"])
         rows, width = description["rows"], description["width"]
     except (KeyError, TypeError):
-        raise InputError("a table needs codec, values, columns, rows and width") from None
+        raise InputError("a table needs codec, weight_format, columns, rows and width") from None
     if codec not in CODECS:
         raise InputError(f"unknown codec {codec!r}; there are {', '.join(CODECS)}")
     for name, size in (("rows", rows), ("width", width)):
@@ -274,28 +313,32 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
         raise InputError(f"a table of {rows} rows of {width} is too large")
     wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {}
     if codec == "sparse":
-        if values not in NUMBERS or columns not in _COLUMNS[1:]:
-            raise InputError(f"sparse tables have no values {values!r} or columns {columns!r}")
+        if weights not in NUMBERS or columns not in _COLUMNS[1:]:
+            raise InputError(
+                f"sparse tables have no weight format {weights!r} or columns {columns!r}"
+            )
         wanted["indptr"] = ("uint32", (rows + 1,))
         wanted["columns"] = ("uint16" if columns == "index16" else "uint8", (None,))
         if columns == "bits":
             wanted["columns"] = ("uint8", (rows, -(-width // 8)))
-        wanted["values"] = (NUMBERS[values], (None,))
+        wanted["values"] = (NUMBERS[weights], (None,))
     else:
         if (
-            values not in {**NUMBERS, **CODES}
+            weights not in {**NUMBERS, **CODES}
             or columns != "all"
-            or codec not in ("column", values)
+            or codec not in ("column", weights)
         ):
-            raise InputError(f"{codec} tables have no values {values!r} or columns {columns!r}")
+            raise InputError(
+                f"{codec} tables have no weight format {weights!r} or columns {columns!r}"
+            )
         stored: int | None = width
         if codec == "column":
             wanted["columns"] = ("uint32", (None,))
             stored = None
-        elif values in CODES:
-            stored = code_bytes(width, values)
-        wanted["values"] = ("uint8" if values in CODES else NUMBERS[values], (rows, stored))
-    if values in CODES:
+        elif weights in CODES:
+            stored = code_bytes(width, weights)
+        wanted["values"] = ("uint8" if weights in CODES else NUMBERS[weights], (rows, stored))
+    if weights in CODES:
         wanted["scale"] = ("float32", (rows,))
     return wanted
 
@@ -325,7 +368,7 @@ def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
         ):
             sizes = ", ".join("?" if size is None else str(size) for size in shape)
             raise InputError(f"{name} must be {dtype} ({sizes}); got {array.dtype} {array.shape}")
-    fields = ("codec", "values", "columns", "rows", "width")
+    fields = ("codec", "weight_format", "columns", "rows", "width")
     table = Table(
         **{name: description[name] for name in fields},
         arrays={name: arrays[name] for name in wanted},
@@ -340,17 +383,19 @@ def from_arrays(description: dict[str, Any], arrays: dict[str, Array]) -> Table:
         columns = arrays["columns"].astype(np.int64)
         if (np.diff(columns, prepend=-1) <= 0).any() or columns.max(initial=-1) >= table.width:
             raise InputError(f"columns must rise and be below {table.width}")
-        coded = table.values in CODES
-        kept = code_bytes(len(columns), table.values) if coded else len(columns)
+        coded = table.weight_format in CODES
+        kept = code_bytes(len(columns), table.weight_format) if coded else len(columns)
         if not len(columns) or arrays["values"].shape[1] != kept:
             raise InputError(f"{len(columns)} columns for values {arrays['values'].shape}")
     table.check()
     return table
 
 
-def code_bytes(width: int, values: str) -> int:
-    """Bytes of a row of codes."""
-    return 3 * -(-width // 8) if values == "int3" else -(-width * CODES[values] // 8)
+def code_bytes(width: int, weight_format: str) -> int:
+    """Bytes per row of codes."""
+    if weight_format == "int3":
+        return 3 * -(-width // 8)
+    return -(-width * CODES[weight_format] // 8)
 
 
 def default_threads() -> int:

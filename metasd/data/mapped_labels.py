@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from metasd.errors import InputError, nearest
+
+from .shortlist import shortlist
 from .sorting import PART, IntArray
 
-_NEAR = 200  # of each part, the labels that look most like a misspelt one
+_COMPARED = 200  # names that are compared one by one: a few milliseconds
 
 
-class MappedLabels(Sequence[str]):
-    """A list of labels in UTF-8.
+class SortedLabels(Sequence[str]):
+    """A list of labels in UTF-8 whose bytes a subclass reads, and their places by bisection.
 
     Args:
-        text: uint8, the labels one after the other.
-        offsets: int64 ``(n + 1,)``: where each begins, and where the last one ends.
-        order: the places of the labels to be found, by their labels; None if all are, and sorted.
+        order: the places of the labels to be found, in the order of their bytes.
     """
 
-    def __init__(
-        self, text: npt.NDArray[np.uint8], offsets: IntArray, order: IntArray | None = None
-    ) -> None:
-        self._text, self._offsets = text, offsets
-        self.order: Sequence[int] | IntArray = range(len(self)) if order is None else order
+    def __init__(self, order: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
+        self.order = order
 
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
+    @abstractmethod
+    def _bytes(self, place: int) -> bytes:
+        """The label at a place in 0 ... n - 1."""
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -39,19 +39,10 @@ class MappedLabels(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
         chosen = range(len(self))[place]
-        if isinstance(chosen, int):
-            return self._bytes(chosen).decode()
-        if chosen.step != 1 or not chosen:
-            return [self[i] for i in chosen]
-        offsets = self._offsets[chosen.start : chosen.stop + 1].tolist()
-        text = self._text[offsets[0] : offsets[-1]].tobytes()
-        return [
-            text[start - offsets[0] : end - offsets[0]].decode() for start, end in pairwise(offsets)
-        ]
+        return self._bytes(chosen).decode() if isinstance(chosen, int) else self._slice(chosen)
 
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), PART // 16):
-            yield from self[start : start + PART // 16]
+    def _slice(self, chosen: range) -> list[str]:
+        return [self._bytes(place).decode() for place in chosen]
 
     def __contains__(self, text: object) -> bool:
         return isinstance(text, str) and bool(self.places(text))
@@ -66,32 +57,73 @@ class MappedLabels(Sequence[str]):
             first += 1
         return found
 
-    def near(self, text: str) -> list[str]:
-        """Some that share most pairs of letters with a text, for ``nearest`` to choose from."""
-        import pyarrow as pa  # compressed models do without
-        import pyarrow.compute as pc
 
-        wanted = text.lower().encode(errors="replace").decode()
-        pairs = {wanted[i : i + 2] for i in range(max(1, len(wanted) - 1))}
-        found = []
-        for start in range(0, len(self), PART):
-            offsets = self._offsets[start : start + PART + 1]
-            labels = pa.LargeStringArray.from_buffers(
-                len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(self._text)
-            )
-            labels.validate(full=True)
-            labels = pc.utf8_lower(labels)
-            shared = np.zeros(len(labels), dtype=np.int64)
-            for pair in pairs:
-                shared += pc.match_substring(labels, pair).to_numpy(zero_copy_only=False)
-            length = pc.utf8_length(labels).to_numpy(zero_copy_only=False)
-            shared[length == 0] = 0
-            best = np.lexsort((np.abs(length - len(wanted)), -shared))[:_NEAR]
-            found += [self[start + i] for i in best[shared[best] > 0].tolist()]
-        return found
+class MappedLabels(SortedLabels):
+    """Labels in one array of bytes, with an array of where each begins.
+
+    Args:
+        text: uint8, the labels one after the other.
+        offsets: int64 ``(n + 1,)``: where each begins, and where the last one ends.
+        order: the places of the labels to be found, by their labels; None if all are, and sorted.
+    """
+
+    def __init__(
+        self, text: npt.NDArray[np.uint8], offsets: IntArray, order: IntArray | None = None
+    ) -> None:
+        self._text, self._offsets = text, offsets
+        super().__init__(range(len(self)) if order is None else order)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self), PART // 16):
+            yield from self[start : start + PART // 16]
+
+    def _slice(self, chosen: range) -> list[str]:
+        if chosen.step != 1 or not chosen:
+            return super()._slice(chosen)
+        offsets = self._offsets[chosen.start : chosen.stop + 1].tolist()
+        text = self._text[offsets[0] : offsets[-1]].tobytes()
+        return [
+            text[start - offsets[0] : end - offsets[0]].decode() for start, end in pairwise(offsets)
+        ]
 
     def _bytes(self, place: int) -> bytes:
         return self._text[self._offsets[place] : self._offsets[place + 1]].tobytes()
+
+
+def find_label(
+    text: str,
+    labels: Sequence[str],
+    raw: Sequence[int],
+    human: Sequence[int],
+    near: Iterable[str],
+    what: str = "entity",
+) -> int:
+    """The id that a user's text means: that of a label, or of a human label that only it has.
+
+    Args:
+        text: what the user wrote.
+        labels: by id.
+        raw: the ids with that label, none or one.
+        human: the ids with that human label.
+        near: names to suggest from; read only if there are no such ids.
+        what: entity or relation.
+
+    Raises:
+        InputError: nothing is called that (the nearest names are suggested), or several are.
+    """
+    found = raw or human
+    if len(found) == 1:
+        return found[0]
+    if found:
+        plural = {"entity": "entities", "relation": "relations"}[what]
+        shown = ", ".join(labels[i] for i in found[:5]) + ", ..." * (len(found) > 5)
+        raise InputError(f'"{text}" names {len(found)} {plural} ({shown}); give the id of one')
+    raise InputError(
+        f'no {what} "{text}"{nearest(text, shortlist(text, near, _COMPARED, 3), limit=3)}'
+    )
 
 
 class MappedIds(Mapping[str, int]):

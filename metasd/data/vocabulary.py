@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
-from metasd.errors import InputError, nearest
+from metasd.errors import InputError
 from metasd.files import write_lines
 
-from .mapped_labels import MappedHuman, MappedIds, MappedLabels
+from .mapped_labels import MappedHuman, MappedIds, MappedLabels, find_label
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,8 +24,8 @@ class Vocabulary:
         relations: likewise, without inverse relations.
         entity_labels: raw label -> human label, for the entities that have one.
 
-    Entities are a list and their labels a dict; or both stay in a file (``metasd.mapped``), and
-    what is made of them here does as well.
+    Entities are a list and their labels a dict; or both stay in a file (``mapped_labels``), and so
+    does what is made of them here.
     """
 
     entities: Sequence[str]
@@ -64,15 +65,6 @@ class Vocabulary:
             return self.entity_labels.by_id.places(human)
         return self._by_human_label.get(human, [])
 
-    def _names_near(self, text: str) -> Iterable[str]:
-        """Raw and human labels that may look like this: all, if they are in memory."""
-        human = self.entity_labels
-        for names in (
-            self.entities,
-            human.by_id if isinstance(human, MappedHuman) else human.values(),
-        ):
-            yield from names.near(text) if isinstance(names, MappedLabels) else names
-
     def human_labels(self) -> Iterator[str]:
         """By id, the human label of each entity, or an empty string."""
         human = self.entity_labels
@@ -84,23 +76,19 @@ class Vocabulary:
         """The id of an entity given by its raw label or by a human label that only it has.
 
         Raises:
-            InputError: nothing is called that (the nearest names are offered), or several are.
+            InputError: nothing is called that (the nearest names are suggested), or several are.
         """
-        if text in self.entity_to_id:
-            return self.entity_to_id[text]
-        found = self._called(text)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            shown = ", ".join(self.entities[i] for i in found[:5]) + ", ..." * (len(found) > 5)
-            raise InputError(f'"{text}" names {len(found)} entities ({shown}); give the id of one')
-        raise InputError(f'no entity "{text}"{nearest(text, self._names_near(text), limit=3)}')
+        raw = self.entity_to_id.get(text)
+        found = [] if raw is None else [raw]
+        human = [] if found else self._called(text)
+        near = chain(self.entities, filter(None, self.human_labels()))
+        return find_label(text, self.entities, found, human, near)
 
     def relation_id(self, text: str) -> int:
         """The id of a relation given by its label; InputError with the nearest names otherwise."""
-        if text in self.relation_to_id:
-            return self.relation_to_id[text]
-        raise InputError(f'no relation "{text}"{nearest(text, self.relations, limit=3)}')
+        raw = self.relation_to_id.get(text)
+        found = [] if raw is None else [raw]
+        return find_label(text, self.relations, found, [], self.relations, "relation")
 
     def entity_name(self, entity: int) -> str:
         """The human label of an entity where there is one, else the raw label."""

@@ -1,48 +1,52 @@
-"""From a trained model to a compressed one."""
+"""Compression: from a trained model, or plain tables, to a compressed model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from metasd.compressed.known import KnownTriples
 from metasd.compressed.labels import Labels
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import CODES, Array, Floats, Table
+from metasd.data.filter_index import KnownAnswers
+from metasd.data.graph import Graph
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
 from metasd.models import Scoring
+from metasd.models.model import Model
+from metasd.training.run import Run
 
 from .encode import encode
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from metasd.data.graph import Graph
-    from metasd.models.model import Model
-    from metasd.training.run import Run
 
 _METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", "tie_rate")
 
 
 @dataclass(frozen=True)
 class _Codec:
-    """How a table is encoded: codec, values, and the grid of a model that was trained with one."""
+    """How a table is encoded; `levels`: those that its model was trained with, if other ones."""
 
     codec: str
-    values: str
-    grid: str = ""
+    weight_format: str
+    levels: str = ""
 
     def encode(self, weights: Floats) -> Table:
-        return encode(weights, self.codec, self.values, self.grid)
+        return encode(weights, self.codec, self.weight_format, self.levels)
+
+    @property
+    def of_relations(self) -> _Codec:
+        """The same, but never fewer than 8 bits: relations are few."""
+        if self.weight_format not in CODES:
+            return self
+        return _Codec("int8" if self.codec in CODES else self.codec, "int8")
 
 
 def compress(
     model: Model | Run,
     codec: str = "auto",
-    values: str = "auto",
+    weight_format: str = "auto",
     *,
     source: bool = False,
     graph: Graph | None = None,
@@ -54,22 +58,21 @@ def compress(
     Args:
         model: a model, or a run, whose labels, metrics and protocol go with it.
         codec: one of `CODECS`; auto: sparse or column where most weights are zero, else the
-            codec of the values that the model was trained with, or int8.
-        values: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int3, int2,
-            ternary too); auto: fp16, or the values that the model was trained with.
+            codec of the weight format that the model was trained with, or int8.
+        weight_format: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int3, int2,
+            ternary too); auto: fp16, or the weight format that the model was trained with.
         source: the source's tables, even where there is a compact model.
-        graph: its triples are kept so that answers leave them out. Of a run: if it is not where the
-            run found it.
-        vocabulary: the labels of a model without a run or graph; or else the ids are labels.
+        graph: its triples are kept so that answers leave them out. For a run it is needed only if
+            it is not where the run found it.
+        vocabulary: the labels of a model without a run or graph; without it, ids are labels.
         known: False keeps no triples, and needs no graph.
 
     Raises:
         InputError: a codec that does not fit, or a graph that cannot be found.
     """
     about: dict[str, Any] = {}
-    if not hasattr(model, "views"):
-        run = model
-        model, vocabulary = run.model, run.vocabulary
+    if isinstance(model, Run):
+        run, model, vocabulary = model, model.model, model.vocabulary
         if not source and model.masks is None and run.config.train.objective != "dense":
             raise InputError(
                 f"{run.path} has no compact model yet: it stopped within compact.warmup_epochs "
@@ -78,23 +81,21 @@ def compress(
         about = _about_run(run)
         if known and graph is None:
             graph = run.graph()
-    model = cast("Model", model)
     if model.processes.shards > 1:
         raise InputError(
-            "this model has the entities of one shard: compress its run folder, in one process"
+            "this model holds the entities of one shard: compress its run folder, in one process"
         )
     view = model.source if source or model.masks is None else model.compact
-    chosen = _choose(_array(view.entities), codec, values, view.weight_format)
-    found = view.masked if chosen.grid else (view.entities, view.relations)
+    chosen = _choose(_array(view.entities), codec, weight_format, view.weight_format)
+    found = view.masked if chosen.levels else (view.entities, view.relations)
     tables = [_array(table) for table in found]
     about |= {"model": "source" if view.masks is None else "compact"}
-    return assemble(
+    return _assemble(
         model.scoring.name,
         model.scoring.rank,
         tables[0],
         tables[1],
         chosen,
-        _of_relations(chosen),
         vocabulary or graph,
         graph if known else None,
         about,
@@ -107,38 +108,62 @@ def compress_tables(
     entities: Floats,
     relations: Floats,
     codec: str = "auto",
-    values: str = "auto",
+    weight_format: str = "auto",
     *,
     vocabulary: Vocabulary | None = None,
     graph: Graph | None = None,
     about: dict[str, Any] | None = None,
 ) -> CompressedModel:
-    """Compresses tables as they are: fp32 (roles * N, width) and (2R, width), inverses second."""
-    chosen = _choose(entities, codec, values, "fp32")
-    return assemble(
+    """Compresses tables as they are.
+
+    Args:
+        scoring: name of the scoring function.
+        rank: coordinates per entity.
+        entities: fp32 (roles * N, width).
+        relations: fp32 (2R, width), inverse relations second.
+        codec, weight_format: as in `compress`.
+        vocabulary: the labels, if not those of the graph; without both, ids are labels.
+        graph: its triples are kept so that answers leave them out.
+        about: where the tables come from (JSON).
+
+    Raises:
+        InputError: tables that fit neither labels nor codec.
+    """
+    chosen = _choose(entities, codec, weight_format, "fp32")
+    return _assemble(
         scoring,
         rank,
         entities,
         relations,
         chosen,
-        _of_relations(chosen),
         vocabulary or graph,
         graph,
         about or {},
     )
 
 
-def assemble(
+def _assemble(
     scoring: str,
     rank: int,
     entities: Floats,
     relations: Floats,
-    entity_codec: _Codec,
-    relation_codec: _Codec,
+    codec: _Codec,
     vocabulary: Vocabulary | None,
     graph: Graph | None,
     about: dict[str, Any],
 ) -> CompressedModel:
+    """The compressed model of fp32 tables, with labels and the triples of a graph.
+
+    Args:
+        entities: (roles * N, width), and `relations` (2R, width).
+        codec: of the entities; see `_Codec.of_relations`.
+        vocabulary: the labels; None: ids are labels.
+        graph: its triples are kept; None: no triples.
+        about: becomes `CompressedModel.about`, beside the name and digest of the graph.
+
+    Raises:
+        InputError: other numbers of entities or relations, or weights that the codec cannot hold.
+    """
     num_entities = len(entities) // Scoring.named(scoring).entity_roles
     num_relations = len(relations) // 2
     if vocabulary is None:
@@ -153,15 +178,15 @@ def assemble(
     kept = None
     if graph is not None:
         triples = np.concatenate([graph.train, graph.valid, graph.test])
-        kept = KnownTriples.of(triples, num_entities, num_relations)
+        kept = KnownAnswers.of_triples(triples, num_entities, num_relations)
         about = {"graph": {"name": graph.name, "digest": graph.digest}, **about}
-    table = entity_codec.encode(entities)
+    table = codec.encode(entities)
     table.check_width()
     return CompressedModel(
         scoring,
         rank,
         table,
-        relation_codec.encode(relations),
+        codec.of_relations.encode(relations),
         Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
         Labels.of(vocabulary.relations, {}, "relation"),
         kept,
@@ -174,8 +199,14 @@ def _array(table: Tensor) -> Floats:
     return found
 
 
-def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
-    """The codec of the entity table; `trained`: the values that it is rounded to already."""
+def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _Codec:
+    """The codec of the entity table.
+
+    Args:
+        entities: fp32, rounded already.
+        codec, weight_format: as given to `compress`; auto is resolved.
+        trained: the weight format that the model was trained with, fp32 for none.
+    """
     own = "int8" if trained == "fp32" else trained
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
@@ -187,24 +218,16 @@ def _choose(entities: Array, codec: str, values: str, trained: str) -> _Codec:
             codec = "sparse"
         else:
             codec = "int4" if zeroless and density < 0.99 else own
-    if values == "auto":
+    if weight_format == "auto":
         if codec in CODES:
-            values = codec
+            weight_format = codec
         elif trained == "fp32":
-            values = "fp16"
+            weight_format = "fp16"
         else:
-            values = own if codec == "column" else "int8"
-    fits = values == own or (codec == "sparse" and values == "int8")
-    fits |= codec == values == "int4" and own in ("int3", "int2")
-    return _Codec(codec, values, trained if fits and trained != "fp32" else "")
-
-
-def _of_relations(chosen: _Codec) -> _Codec:
-    """The same, but never fewer than 8 bits: relations are few."""
-    if chosen.values not in CODES:
-        return chosen
-    codec = "int8" if chosen.codec in CODES else chosen.codec
-    return _Codec(codec, "int8")
+            weight_format = own if codec == "column" else "int8"
+    fits = weight_format == own or (codec == "sparse" and weight_format == "int8")
+    fits |= codec == weight_format == "int4" and own in ("int3", "int2")
+    return _Codec(codec, weight_format, trained if fits and trained != "fp32" else "")
 
 
 def _about_run(run: Run) -> dict[str, Any]:

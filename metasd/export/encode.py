@@ -1,4 +1,4 @@
-"""How tables are compressed: weights rounded, packed, and what of them is kept listed."""
+"""Encoders of compressed tables: rounding to levels, packing of codes, sparse columns."""
 
 from __future__ import annotations
 
@@ -26,30 +26,33 @@ _ZEROS = 0.01
 """Share of zeros in tables of int3 and int2, which have none: they become half a step."""
 
 
-def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Table:
+def encode(weights: Array, codec: str, weight_format: str = "", levels: str = "") -> Table:
     """Compresses a table.
 
     Args:
         weights: fp32 (rows, width), at least one of each.
         codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
-            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with a scale a row.
-        values: of `sparse` fp32, fp16, bf16 or int8; of `column` int4, int3, int2, ternary too.
-        grid: what the weights are rounded to (see `kernels.quantize_rows`), if not to all that
-            `values` can hold: ternary values, say, within sparse int8.
+            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with one scale per row.
+        weight_format: of `sparse` fp32, fp16 (the default), bf16 or int8; of `column` also int4,
+            int3, int2 or ternary; of the others the codec itself.
+        levels: the weight format whose levels the weights are rounded to (see
+            `kernels.quantize_rows`), if not all that `weight_format` can hold: ternary levels, say,
+            within sparse int8.
 
     Raises:
-        InputError: a codec or values that do not exist, or weights that they cannot hold.
+        ValueError: another shape or type.
+        InputError: a codec or weight format that does not exist, or weights that it cannot hold.
     """
     if weights.ndim != 2 or weights.dtype != np.float32 or 0 in weights.shape:
         raise ValueError(
             f"weights must be float32 (rows, width); got {weights.dtype} {weights.shape}"
         )
     if codec in CODES:
-        values = values or codec
+        weight_format = weight_format or codec
     rows, width = weights.shape
     description = {
         "codec": codec,
-        "values": values or "fp16",
+        "weight_format": weight_format or "fp16",
         "columns": "delta8" if codec == "sparse" else "all",
         "rows": rows,
         "width": width,
@@ -59,22 +62,23 @@ def encode(weights: Array, codec: str, values: str = "", grid: str = "") -> Tabl
         raise InputError("the weights hold NaN or infinite numbers")
     table = Table(**description, arrays={})
     if codec == "sparse":
-        return _encode_sparse(table, weights, grid)
+        return _encode_sparse(table, weights, levels)
     arrays: dict[str, Array] = {}
     if codec == "column":
         columns = np.flatnonzero(weights.any(axis=0))
         arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
         weights = np.ascontiguousarray(weights[:, arrays["columns"]])
-    if values in ("int3", "int2"):
+    if table.weight_format in ("int3", "int2"):
         zeros = np.mean((weights == 0) & weights.any(axis=1, keepdims=True))
         if zeros > _ZEROS:
             raise InputError(
-                f"{values} has no zero, which {zeros:.0%} of the weights are; take int4"
+                f"{table.weight_format} has no zero, which {zeros:.0%} of the weights are; "
+                "take int4"
             )
-    parts = [_round(part, table.values, grid) for part in _split(weights)]
-    if table.values in CODES:
+    parts = [_round(part, table.weight_format, levels) for part in _split(weights)]
+    if table.weight_format in CODES:
         arrays["scale"] = np.concatenate([scale for _, scale in parts if scale is not None])
-        packed = [_pack(codes, table.values) for codes, _ in parts]
+        packed = [_pack(codes, table.weight_format) for codes, _ in parts]
         arrays["values"] = np.concatenate(packed)
     else:
         arrays["values"] = np.concatenate([numbers for numbers, _ in parts])
@@ -86,15 +90,15 @@ def _split(weights: Array) -> Iterator[Floats]:
         yield weights[start : start + CHUNK]
 
 
-def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | None]:
-    """Numbers as they are stored, or whole numbers and the scale of every row."""
-    if values == "fp32":
+def _round(weights: Floats, weight_format: str, levels: str) -> tuple[Array, Floats | None]:
+    """Numbers as they are stored, or whole numbers and the scale of each row."""
+    if weight_format == "fp32":
         return weights, None
-    if values == "fp16":
+    if weight_format == "fp16":
         if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
             raise InputError("the weights are too large for fp16; take bf16 or fp32")
         return weights.astype(np.float16), None
-    if values == "bf16":
+    if weight_format == "bf16":
         bits = np.ascontiguousarray(weights).view(np.uint32)
         half = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
         half[(half & 0x7FFF) == 0] = 0  # a zero without sign is not kept
@@ -110,25 +114,25 @@ def _round(weights: Floats, values: str, grid: str) -> tuple[Array, Floats | Non
         address(scale),
         weights.shape[0],
         weights.shape[1],
-        grid or values,
+        levels or weight_format,
         default_threads(),
     )
     whole = np.rint(rounded / np.where(scale > 0, scale, 1)[:, None])
-    if values in ("int3", "int2"):  # odd numbers of half a step
+    if weight_format in ("int3", "int2"):  # odd numbers of half a step
         whole, scale = (whole - 1) / 2, 2 * scale
     return whole.astype(np.int8), scale
 
 
-def _pack(codes: Array, values: str) -> Array:
-    """Whole numbers (rows, width) to bytes: see CodedTable in csrc/engine.h."""
-    bits, planes = CODES[values], 8 if values == "int3" else 8 // CODES[values]
+def _pack(codes: Array, weight_format: str) -> Array:
+    """Bytes of whole numbers (rows, width): see CodedTable in csrc/engine.h."""
+    bits, planes = CODES[weight_format], 8 if weight_format == "int3" else 8 // CODES[weight_format]
     width = -(-codes.shape[1] // planes)
     whole = np.zeros((len(codes), planes * width), np.uint8)
-    whole[:, : codes.shape[1]] = (codes.astype(np.int16) + OFFSETS[values]).astype(np.uint8)
-    packed = np.zeros((len(codes), code_bytes(codes.shape[1], values)), np.uint8)
+    whole[:, : codes.shape[1]] = (codes.astype(np.int16) + OFFSETS[weight_format]).astype(np.uint8)
+    packed = np.zeros((len(codes), code_bytes(codes.shape[1], weight_format)), np.uint8)
     for plane in range(planes):
         part = whole[:, plane * width : (plane + 1) * width]
-        if values != "int3":
+        if weight_format != "int3":
             packed |= part << (bits * plane)
             continue
         half = plane % 2 * width
@@ -137,10 +141,10 @@ def _pack(codes: Array, values: str) -> Array:
     return packed
 
 
-def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
+def _encode_sparse(table: Table, weights: Array, levels: str) -> Table:
     parts, kept, scales, counts = [], [], [], []
     for part in _split(weights):
-        rounded, scale = _round(part, table.values, grid)
+        rounded, scale = _round(part, table.weight_format, levels)
         row, column = np.nonzero(rounded)
         counts.append(np.bincount(row, minlength=len(part)))
         kept.append(rounded[row, column])
@@ -153,7 +157,7 @@ def _encode_sparse(table: Table, weights: Array, grid: str) -> Table:
     first = start[:-1][count > 0]
     gap[first] = column[first] + 1
     gap -= 1
-    bridges = gap // 256  # zeros that a gap wider than a byte is crossed by
+    bridges = gap // 256  # zeros that a gap wider than one byte is crossed by
     size = values.itemsize
     sizes = {
         "delta8": (len(values) + int(bridges.sum())) * (1 + size),

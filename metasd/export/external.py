@@ -10,21 +10,22 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import Floats
-from metasd.data.vocabulary import Vocabulary
+from metasd.config import preset
+from metasd.data.graph import Graph
+from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError, nearest
 from metasd.models import Scoring
+from metasd.training.run import Run, RunFolder
+from metasd.training.trainer import Trainer
 
 from .compress import compress, compress_tables
-
-if TYPE_CHECKING:
-    from metasd.data.graph import Graph
-    from metasd.training.run import Run
 
 SOURCES = ("pykeen", "kbc", "npy")
 
@@ -39,7 +40,7 @@ def import_tables(
     path: Path,
     scoring: str,
     codec: str = "auto",
-    values: str = "auto",
+    weight_format: str = "auto",
     graph: Graph | None = None,
     epochs: int = 0,
     settings: Sequence[str] = (),
@@ -59,7 +60,8 @@ def import_tables(
             relations are made where there are none: the conjugate of a ComplEx relation, the
             relation itself of DistMult, the transpose of RESCAL.
         graph: its triples are kept for answers to leave out, and it is what is trained on.
-        epochs: of MetaSD, started from the tables, before the pruned model is compressed.
+        codec, weight_format: as in `compress`.
+        epochs: of MetaSD, started from the tables, before the compact model is compressed.
         settings: of that training, `key=value`.
         known: False keeps no triples.
 
@@ -70,28 +72,16 @@ def import_tables(
         raise InputError(
             f"--from must be one of {', '.join(SOURCES)}; got {source!r}{nearest(source, SOURCES)}"
         )
-    parts = Scoring.named(scoring).parts
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    read = {"pykeen": _read_pykeen, "kbc": _read_kbc, "npy": _read_npy}[source]
-    entities, relations = read(path, scoring)
+    parts = Scoring.named(scoring).parts
+    entities, relations = _READERS[source](path, scoring)
     for name, table in (("entities", entities), ("relations", relations)):
         if table.ndim != 2 or 0 in table.shape or not np.isfinite(table).all():
             raise InputError(f"{path}: {name} must be finite numbers (rows, width)")
     labels = _vocabulary(path if path.is_dir() else path.parent)
     vocabulary = labels or graph
-    if vocabulary is None and source == "pykeen":
-        raise InputError(
-            f"{path}: whether half of the relations are inverses is known by their labels: put "
-            "entity_to_id.tsv.gz and relation_to_id.tsv.gz beside it, or give --graph"
-        )
-    count = vocabulary.num_relations if vocabulary is not None else len(relations) // 2
-    if len(relations) == count:
-        relations = np.concatenate([relations, _inverse(relations, scoring)])
-    elif source == "pykeen":  # PyKEEN numbers a relation 2 i and its inverse 2 i + 1
-        relations = np.concatenate([relations[0::2], relations[1::2]])
-    if len(relations) != 2 * count:
-        raise InputError(f"{path}: {len(relations)} relations; wanted {count} or {2 * count}")
+    relations = _with_inverses(relations, source, path, scoring, vocabulary)
     rank = entities.shape[1] // parts
     if labels is not None and graph is not None:
         entities = _reordered(entities, labels.entities, graph.entities, "entity")
@@ -103,18 +93,37 @@ def import_tables(
             raise InputError("--epochs trains on a graph: give --graph")
         with tempfile.TemporaryDirectory() as folder:
             run = _tune(scoring, rank, entities, relations, graph, epochs, settings, Path(folder))
-            return compress(run, codec, values, graph=graph, known=known)
+            return compress(run, codec, weight_format, graph=graph, known=known)
     return compress_tables(
         scoring,
         rank,
         entities,
         relations,
         codec,
-        values,
+        weight_format,
         vocabulary=vocabulary,
         graph=graph if known else None,
         about=about,
     )
+
+
+def _with_inverses(
+    relations: Floats, source: str, path: Path, scoring: str, vocabulary: Vocabulary | None
+) -> Floats:
+    """Relations (2R, width), inverse ones second: put in that order, or made."""
+    if vocabulary is None and source == "pykeen":
+        raise InputError(
+            f"{path}: whether half of the relations are inverses is known by their labels: put "
+            "entity_to_id.tsv.gz and relation_to_id.tsv.gz beside it, or give --graph"
+        )
+    count = vocabulary.num_relations if vocabulary is not None else len(relations) // 2
+    if len(relations) == count:
+        return np.concatenate([relations, _inverse(relations, scoring)])
+    if len(relations) != 2 * count:
+        raise InputError(f"{path}: {len(relations)} relations; wanted {count} or {2 * count}")
+    if source == "pykeen":  # PyKEEN numbers a relation 2 i and its inverse 2 i + 1
+        return np.concatenate([relations[0::2], relations[1::2]])
+    return relations
 
 
 def _reordered(table: Floats, labels: Sequence[str], wanted: Sequence[str], what: str) -> Floats:
@@ -175,8 +184,6 @@ def _read_kbc(path: Path, scoring: str) -> tuple[Floats, Floats]:
 
 def _state(path: Path) -> dict[str, Any]:
     """The tensors of a checkpoint, read without executing what may be pickled beside them."""
-    import torch
-
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
@@ -194,8 +201,6 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:
-    import torch
-
     tensor = state.get(name)
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         raise InputError(f"{path}: has no table {name}; it has {', '.join(map(str, state))}")
@@ -208,6 +213,9 @@ def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:
         first = str(error).partition("\n")[0]
         raise InputError(f"{path}: {name} is no plain table ({first})") from None
     return table
+
+
+_READERS = {"pykeen": _read_pykeen, "kbc": _read_kbc, "npy": _read_npy}
 
 
 def _side_by_side(path: Path, table: Floats) -> Floats:
@@ -232,8 +240,6 @@ def _inverse(relations: Floats, scoring: str) -> Floats:
 
 def _vocabulary(folder: Path) -> Vocabulary | None:
     """The labels that lie beside the tables, in any of the programs' ways; None without."""
-    from metasd.data.vocabulary import load_vocabulary
-
     if (folder / "entities.tsv").is_file():
         return load_vocabulary(folder)
     for names in (
@@ -286,12 +292,6 @@ def _tune(
     folder: Path,
 ) -> Run:
     """MetaSD on a graph, started from tables whose rows are in the order of its labels."""
-    import torch
-
-    from metasd.config import preset
-    from metasd.training.run import RunFolder
-    from metasd.training.trainer import Trainer
-
     config = preset("metasd").override(
         {"model.name": scoring, "model.rank": rank, "train.epochs": epochs}
     )

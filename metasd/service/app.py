@@ -1,4 +1,4 @@
-"""The application: its paths, its limits, and what a mistake is answered with."""
+"""The ASGI application: paths, limits, and the answers to mistakes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from metasd.compressed import CompressedModel
 from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
-from .batching import Busy, Together
+from .batching import Busy, DynamicBatcher
 from .metrics import Measured, Metrics
-from .predict import Answers
+from .predict import Predictor
 from .schema import BODY_SCHEMA, BadBody
 
 _HEADERS = {
@@ -39,11 +39,11 @@ class Limits:
     """What one request, and all of them together, may ask for.
 
     Attributes:
-        batch: questions in a request.
-        k: answers to a question.
+        batch: queries in a request.
+        k: answers to a query.
         body: bytes of a request's body.
         body_seconds: how long a client may take to send it.
-        concurrency: requests with a whole body and no answer yet; more are told to retry.
+        concurrency: requests with a whole body and no answer yet; more get a 503.
         threads: that score.
     """
 
@@ -65,15 +65,15 @@ class Entity(BaseModel):
 def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     """The service of a model as an ASGI application."""
     limits = limits or Limits()
-    answers = Answers(model, limits.batch, limits.k)
+    predictor = Predictor(model, limits.batch, limits.k)
     metrics = Metrics()
     page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    together = Together(answers.respond, limits.threads, limits.concurrency)
+    batcher = DynamicBatcher(predictor.respond, limits.threads, limits.concurrency)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        together.close()
+        batcher.close()
 
     app = FastAPI(
         title="metasd",
@@ -87,7 +87,7 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     @app.post("/predict", openapi_extra={"requestBody": _json_body(BODY_SCHEMA)})
     async def predict(request: Request) -> Response:
         """The entities that complete a triple best; a list of questions has a list of answers."""
-        found = await together(await _read_body(request, limits))
+        found = await batcher(await _read_body(request, limits))
         return Response(found, media_type="application/json")
 
     @app.get("/entities")
@@ -96,17 +96,17 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     ) -> list[Entity]:
         """Entities of which the id, the label, or a word of either begins so."""
-        return [Entity(**found) for found in answers.entities(prefix, limit)]
+        return [Entity(**found) for found in predictor.entities(prefix, limit)]
 
     @app.get("/relations")
     async def relations() -> list[str]:
         """The labels of all relations."""
-        return answers.relations
+        return predictor.relations
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
-        """That the service is up, and what it serves."""
-        return {"status": "ok", **answers.about}
+        """Whether the service is up, and what it serves."""
+        return {"status": "ok", **predictor.about}
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def read_metrics() -> PlainTextResponse:

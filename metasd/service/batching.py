@@ -1,4 +1,4 @@
-"""Work for threads, of which the parts that wait at the same time are done together."""
+"""Dynamic batching: requests that wait at the same time are given to a thread together."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-_TOGETHER = 4096  # bytes: dozens of single questions, or one large batch
+_BATCH_BYTES = 4096  # dozens of single queries, or one large batch
 
 
 class Busy(Exception):
-    """As much is waiting as may."""
+    """As many requests are waiting as may."""
 
 
-class Together:
-    """Answers bodies by a function of many of them, called in threads; for one event loop.
+class DynamicBatcher:
+    """Answers bodies by a function of a batch of them, called in threads; for one event loop.
 
-    What arrives while all threads are busy is given to the next free one at once: scoring a few
-    questions together takes much less than scoring each.
+    What arrives while all threads are busy is given to the next free one in one batch: scoring a
+    few queries together takes much less than scoring each.
 
     Args:
-        function: takes bodies; gives an answer to each, or the error that is the answer.
+        function: takes bodies; returns the answer to each, or the error that is its answer.
         threads: how many of its calls run at the same time.
         limit: how many bodies may be waiting or with a thread.
     """
@@ -66,7 +66,7 @@ class Together:
         self._free -= 1
         part = [self._waiting.popleft()]
         size = len(part[0][0])
-        while self._waiting and (size := size + len(self._waiting[0][0])) <= _TOGETHER:
+        while self._waiting and (size := size + len(self._waiting[0][0])) <= _BATCH_BYTES:
             part.append(self._waiting.popleft())
         bodies, answers = zip(*part, strict=True)
         loop = asyncio.get_running_loop()

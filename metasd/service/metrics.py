@@ -1,4 +1,4 @@
-"""Requests counted and timed, in the text that Prometheus reads."""
+"""Counts and times of requests, in the text format of Prometheus."""
 
 from __future__ import annotations
 

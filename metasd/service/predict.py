@@ -1,4 +1,4 @@
-"""Questions answered: from the bytes of a request to the bytes of its answer."""
+"""Predictions: from the bytes of a request to the bytes of its answer."""
 
 from __future__ import annotations
 
@@ -10,34 +10,33 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic_core import to_json
 
-from metasd.compressed import CompressedModel
+from metasd.compressed import CompressedModel, Query
 from metasd.errors import InputError
 
-from .schema import BadBody, Question, read_questions
+from .schema import BadBody, QueryBody, read_queries
 
 _DEFAULT_K = 10
 
 
 class _Asked(NamedTuple):
-    """A question in ids.
+    """A query in ids.
 
-    `alike` is what questions that are scored together share: k, candidates, keep_known; `answer` is
+    `alike` is what queries that are scored together share: k, candidates, keep_known; `answer` is
     the answer without its entities.
     """
 
-    given: int
-    relation: int
+    ids: tuple[int, int]
     alike: tuple[int, tuple[int, ...] | None, bool]
     answer: dict[str, Any]
 
 
-class Answers:
-    """What a model answers, within limits; any thread may ask.
+class Predictor:
+    """The predictions of a model, within limits; any thread may ask.
 
     Args:
         model: what ranks; every thread that asks it works alone.
-        max_batch: questions in a request.
-        max_k: answers to a question.
+        max_batch: queries in a request.
+        max_k: answers to a query.
     """
 
     def __init__(self, model: CompressedModel, max_batch: int, max_k: int) -> None:
@@ -66,67 +65,60 @@ class Answers:
         return [self._named(place) for place in found]
 
     def respond(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
-        """The body of the answer to each body of a request; questions alike are scored together.
+        """The body of the answer to each body of a request; queries alike are scored together.
 
-        Instead, an error: BadBody where a body holds no question, InputError where it asks for too
+        Instead, an error: BadBody where a body holds no query, InputError where it asks for too
         much, or for names that nothing has.
         """
         found: list[Any] = []
         alike: defaultdict[Any, list[_Asked]] = defaultdict(list)
         for body in bodies:
             try:
-                questions = read_questions(body)
-                batch = questions if isinstance(questions, list) else [questions]
+                queries = read_queries(body)
+                batch = queries if isinstance(queries, list) else [queries]
                 asked = self._understood(batch)
             except (BadBody, InputError) as error:
                 found.append(error)
                 continue
             answers = [one.answer for one in asked]
-            found.append(answers if isinstance(questions, list) else answers[0])
+            found.append(answers if isinstance(queries, list) else answers[0])
             for one in asked:
                 alike[one.alike].append(one)
         for (k, candidates, keep_known), part in alike.items():
-            ranked = self._model.best(
-                np.array([one.given for one in part], np.int64),
-                np.array([one.relation for one in part], np.int64),
-                k,
-                candidates=None if candidates is None else np.array(candidates, np.int64),
-                keep_known=keep_known,
+            rows = None if candidates is None else np.array(candidates, np.int64)
+            ranked = self._model.answers_of_ids(
+                [one.ids for one in part], k, candidates=rows, keep_known=keep_known
             )
-            for one, *best in zip(part, *(column.tolist() for column in ranked), strict=True):
+            for one, best in zip(part, ranked, strict=True):
                 one.answer["answers"] = [
-                    {**self._named(entity), "score": score, "probability": probability}
-                    for entity, score, probability in zip(*best, strict=True)
-                    if entity >= 0
+                    {"id": entity, "label": label, "score": score, "probability": probability}
+                    for entity, label, score, probability in best
                 ]
         return [one if isinstance(one, Exception) else to_json(one) for one in found]
 
-    def _understood(self, batch: list[Question]) -> list[_Asked]:
-        """The questions in ids; an InputError in a batch says in which one it is."""
+    def _understood(self, batch: list[QueryBody]) -> list[_Asked]:
+        """The queries in ids; an InputError in a batch says in which one it is."""
         if len(batch) > self._max_batch:
-            raise InputError(f"a batch has at most {self._max_batch} questions; got {len(batch)}")
+            raise InputError(f"a batch has at most {self._max_batch} queries; got {len(batch)}")
         found = []
-        for i, question in enumerate(batch):
+        for i, query in enumerate(batch):
             try:
-                found.append(self._ids(question))
+                found.append(self._asked(query))
             except InputError as error:
                 raise InputError(f"[{i}]: {error}" if len(batch) > 1 else str(error)) from None
         return found
 
-    def _ids(self, question: Question) -> _Asked:
-        k = question.k or min(_DEFAULT_K, self._max_k)
+    def _asked(self, query: QueryBody) -> _Asked:
+        k = query.k or min(_DEFAULT_K, self._max_k)
         if k > self._max_k:
             raise InputError(f"k must be 1 ... {self._max_k}; got {k}")
-        relation = self._model.relation_labels.find(question.relation)
-        given = self._labels.find(question.head or str(question.tail))
+        ids = self._model.query_ids(Query(query.head, query.relation, query.tail))
         candidates = None
-        if question.candidates is not None:
-            candidates = tuple(sorted({self._labels.find(name) for name in question.candidates}))
-        side = "tail" if question.head is None else "head"
-        answer = {side: self._named(given), "relation": question.relation}
-        if side == "tail":
-            relation += self._model.num_relations  # the inverse relation asks for heads
-        return _Asked(given, relation, (k, candidates, question.keep_known), answer)
+        if query.candidates is not None:
+            candidates = tuple(sorted({self._labels.find(name) for name in query.candidates}))
+        side = "tail" if query.head is None else "head"
+        answer = {side: self._named(ids[0]), "relation": query.relation}
+        return _Asked(ids, (k, candidates, query.keep_known), answer)
 
     def _named(self, entity: int) -> dict[str, str]:
         return {"id": self._labels[entity], "label": self._labels.human(entity)}

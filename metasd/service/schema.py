@@ -1,4 +1,4 @@
-"""What `POST /predict` takes: one question or a list of them; a mistake is told in one line."""
+"""The body of `POST /predict`: one query or a list of them; mistakes are reported in one line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from metasd.errors import nearest
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class Question(BaseModel):
+class QueryBody(BaseModel):
     """Which entities complete (head, relation, ?), or (?, relation, tail)?"""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, title="Query")
 
     relation: Name = Field(description="A relation's label.")
     head: Name | None = Field(None, description="Ask for tails of this entity: its id or label.")
@@ -39,7 +39,7 @@ class Question(BaseModel):
 
 
 class BadBody(ValueError):
-    """A body that holds no question; `syntax` where it is not even JSON."""
+    """A body that holds no query; `syntax` where it is not even JSON."""
 
     def __init__(self, message: str, syntax: bool = False) -> None:
         super().__init__(message)
@@ -47,21 +47,21 @@ class BadBody(ValueError):
 
 
 def _shape(body: Any) -> str:
-    return "batch" if isinstance(body, list) else "question"
+    return "batch" if isinstance(body, list) else "query"
 
 
 Body = Annotated[
-    Annotated[Question, Tag("question")]
-    | Annotated[list[Question], Field(min_length=1, fail_fast=True), Tag("batch")],
+    Annotated[QueryBody, Tag("query")]
+    | Annotated[list[QueryBody], Field(min_length=1, fail_fast=True), Tag("batch")],
     Discriminator(_shape),
 ]
-_BODY: TypeAdapter[Question | list[Question]] = TypeAdapter(Body)
-_QUESTION = Question.model_json_schema()
-BODY_SCHEMA = {"oneOf": [_QUESTION, {"type": "array", "items": _QUESTION, "minItems": 1}]}
+_BODY: TypeAdapter[QueryBody | list[QueryBody]] = TypeAdapter(Body)
+_QUERY = QueryBody.model_json_schema()
+BODY_SCHEMA = {"oneOf": [_QUERY, {"type": "array", "items": _QUERY, "minItems": 1}]}
 
 
-def read_questions(body: bytes) -> Question | list[Question]:
-    """The question, or the list of questions, in a request's body.
+def read_queries(body: bytes) -> QueryBody | list[QueryBody]:
+    """The query, or the list of queries, in a request's body.
 
     Raises:
         BadBody: it holds something else; the message says where, what was given and wanted.
@@ -70,11 +70,11 @@ def read_questions(body: bytes) -> Question | list[Question]:
         found = _BODY.validate_json(body)
     except ValidationError as error:
         raise _bad_body(error) from None
-    for i, question in enumerate(found if isinstance(found, list) else [found]):
-        if (question.head is None) == (question.tail is None):
-            given = "neither" if question.head is None else "both"
+    for i, query in enumerate(found if isinstance(found, list) else [found]):
+        if (query.head is None) == (query.tail is None):
+            given = "neither" if query.head is None else "both"
             where = f"[{i}]: " if isinstance(found, list) else ""
-            raise BadBody(f"{where}a question has either a head or a tail; got {given}")
+            raise BadBody(f"{where}a query has either a head or a tail; got {given}")
     return found
 
 
@@ -89,8 +89,8 @@ def _bad_body(error: ValidationError) -> BadBody:
     if first["type"] == "missing":
         return BadBody(f"{where} is missing")
     if first["type"] == "extra_forbidden":
-        hint = nearest(str(path[-1]), Question.model_fields)
-        return BadBody(f"{where[:80]} is no field of a question{hint}")
+        hint = nearest(str(path[-1]), QueryBody.model_fields)
+        return BadBody(f"{where[:80]} is no field of a query{hint}")
     if first["type"] == "model_type":
         message = 'should be an object such as {"head": "...", "relation": "..."}'
     message = re.sub("^(Input|String|List) should", "should", message)

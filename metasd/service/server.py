@@ -1,4 +1,4 @@
-"""The server process: it listens, serves until it is told to stop, and finishes what it began."""
+"""The server process: it serves until a signal stops it, and finishes what it has begun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SWITCH_SECONDS = 0.0005
 
 
 def serve(model: CompressedModel, host: str, port: int, limits: Limits | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; requests that have begun are answered first.
+    """Serves until SIGTERM or SIGINT; requests that have begun are answered first.
 
     Args:
         model: what answers.
@@ -53,7 +53,7 @@ def serve(model: CompressedModel, host: str, port: int, limits: Limits | None = 
 
 
 class _Protocol(HttpToolsProtocol):
-    """Ends a request whose headers go on and on: httptools alone collects any number of them."""
+    """Ends a request of endless headers: httptools alone collects any number of them."""
 
     _head: int | None = 0  # bytes of headers so far; None within a body
 

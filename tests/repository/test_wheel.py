@@ -1,4 +1,4 @@
-"""The sdist and the wheel: complete, and of use where there is neither a checkout nor a compiler."""
+"""The sdist and the wheel: complete, and of use without a checkout or a compiler."""
 
 import importlib.util
 import os
@@ -105,11 +105,9 @@ def test_the_wheel_has_every_package_and_no_tests(wheel: Path) -> None:
 def test_it_installs_and_trains_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
     empty, target = tmp_path / "bin", tmp_path / "site"
     empty.mkdir()
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("CUDA")},
-        **{"PATH": str(empty), "CC": "/nonexistent", "CXX": "/nonexistent"},
-        **{"PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"},
-    }
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("CUDA")}
+    environment |= {"PATH": str(empty), "CC": "/nonexistent", "CXX": "/nonexistent"}
+    environment |= {"PYTHONPATH": str(target), "PYTHONSAFEPATH": "1"}
     install = ("-m", "pip", "install", "--no-deps", "--no-index", "--target", target, wheel)
     run(sys.executable, *install, cwd=tmp_path, environment=environment)
     where = "import metasd, metasd._C; print(metasd.__file__, metasd._C.__file__, sep='\\n')"
