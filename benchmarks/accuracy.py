@@ -19,8 +19,8 @@ from metasd.training.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = {
-    "pruned": [("sparse", "fp32"), ("sparse", "fp16"), ("sparse", "int8")],
-    "source": [(values, values) for values in ("int8", "int4", "int3", "int2", "ternary")],
+    "compact": [("sparse", "fp32"), ("sparse", "fp16"), ("sparse", "int8")],
+    "source": [(name, name) for name in ("int8", "int4", "int3", "int2", "ternary")],
 }
 METRICS = ("mrr", "hits@1", "hits@3", "hits@10")
 
@@ -31,13 +31,13 @@ def measure(run: Run) -> dict[str, Any]:
     for kind, codecs in MODELS.items():
         exact = run.metrics["test"][kind]
         models[kind] = {"bytes": None, **{key: exact[key] for key in METRICS}}
-        for codec, values in codecs:
-            small = compress(run, codec, values, pruned=kind == "pruned", graph=graph)
+        for codec, weight_format in codecs:
+            small = compress(run, codec, weight_format, source=kind == "source", graph=graph)
             with tempfile.TemporaryDirectory() as folder:
                 small.save_pretrained(Path(folder) / "model")
                 files = sum(x.stat().st_size for x in (Path(folder) / "model").iterdir())
             found = evaluate(small, graph, split="test")
-            name = f"{kind}, {codec}" + (f" {values}" if values != codec else "")
+            name = f"{kind}, {codec}" + (f" {weight_format}" if weight_format != codec else "")
             print(f"{name}: MRR {found['mrr']:.4f}, {files / 1e6:.1f} MB", file=sys.stderr)
             models[name] = {
                 "bytes": small.nbytes,

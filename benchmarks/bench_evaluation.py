@@ -27,7 +27,7 @@ def metasd_evaluation(options: Options) -> Call:
     graph, model = _graph_and_model(options)
 
     def call() -> dict[str, float]:
-        report = metasd.evaluate(model, graph, options.split, pruned=False)
+        report = metasd.evaluate(model.source, graph, options.split)
         return {name: report[name] for name in METRICS}
 
     return call

@@ -16,16 +16,17 @@ from measure import (
     random_triples,
 )
 from metasd import kernels
-from metasd.config import Config
+from metasd.config import preset
 from metasd.models import Scoring
 from metasd.models.model import Model
+from metasd.training.schedule import Phase
 from metasd.training.step import Step
 
 
 def metasd_step(options: Options) -> Call:
     """The package's step, as the trainer runs it."""
     entities, relations = random_tables(options)
-    config = Config().override(
+    config = preset("metasd").override(
         {
             "model.rank": options.rank,
             "relation_prediction.weight": 4.0,
@@ -38,7 +39,8 @@ def metasd_step(options: Options) -> Call:
 
     def call() -> dict[str, float]:
         batch, quiz = (random_triples(options, n) for n in (options.batch, options.quiz))
-        losses = step(step.batch(*batch.T.contiguous()), step.batch(*quiz.T.contiguous()))
+        columns = batch.T.contiguous(), quiz.T.contiguous()
+        losses = step(Phase.SHARED, *(step.batch(*part) for part in columns))
         return {name: float(loss) for name, loss in losses.items()}
 
     return call

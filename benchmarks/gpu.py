@@ -30,6 +30,7 @@ from dense import DenseMetaSD, Settings
 from metasd import _C, kernels
 from metasd.models import Scoring
 from metasd.models.model import Model
+from metasd.training.schedule import Phase
 from metasd.training.step import Step
 
 BOUNDS = {"fp32": 2e-5, "tf32": 5e-3, "bf16": 2e-2}
@@ -306,15 +307,15 @@ def settings(precision: str) -> Any:
         train=SimpleNamespace(
             objective="metasd",
             lr=0.1,
-            meta_lr=1e-4,
-            inner_lr=0.1,
             source_step=True,
             precision=precision,
             score_memory=256 << 20,
         ),
         regularizer=SimpleNamespace(name="dura", weight=0.1),
         relation_prediction=SimpleNamespace(weight=4.0),
-        distill=SimpleNamespace(temperature=3.0, forward_weight=3.0, backward_weight=1.0),
+        distill=SimpleNamespace(
+            temperature=3.0, forward_weight=3.0, backward_weight=1.0, meta_lr=1e-4, inner_lr=0.1
+        ),
     )
 
 
@@ -338,7 +339,9 @@ def measure_step(work: Workload, precision: str, meter: Meter) -> Results:
     scoring = Scoring.named("complex")(work.rank)
     model = Model(scoring, entities, relations, (masks[0], masks[1]))
     step = Step(model, settings(precision))
-    ours = meter(lambda: step(step.batch(*batch.T.contiguous()), step.batch(*quiz.T.contiguous())))
+    ours = meter(
+        lambda: step(Phase.SHARED, *(step.batch(*part.T.contiguous()) for part in (batch, quiz)))
+    )
     step.optimizer.state.clear()
     step.meta_optimizer.state.clear()
     try:

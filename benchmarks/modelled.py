@@ -12,11 +12,11 @@ Scores are made twice, for the statistics and for the gradient, since none are k
 
 TABLE_BYTES = 30
 """Of memory for each number of the table: fp32 weight, two Adagrad sums, three gradients at a time;
-bf16 copies of the source's and the student's table and of the derivative's."""
+bf16 copies of the source's and the compact model's table and of the derivative's."""
 
 PASS_BYTES = 132
 """Read and written for each number of the table in a step: three optimiser steps of 20, gradients
-and the stepped student 36, bf16 copies 36."""
+and the temporary compact model 36, bf16 copies 36."""
 
 SCORE_BYTES = 36
 """Read and written for each score in a step: six gradients of 6."""

@@ -4,8 +4,10 @@ Epochs are counted from 0.
 """
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from metasd.config import Config
+if TYPE_CHECKING:
+    from metasd.config import Config  # benchmarks/gpu.py runs where there is no pydantic
 
 
 class Phase(Enum):
@@ -21,14 +23,14 @@ class Phase(Enum):
     """The compact model trains weights of its own; the source moves by the meta gradient only."""
 
 
-def phase(config: Config, epoch: int) -> Phase:
+def phase(config: "Config", epoch: int) -> Phase:
     """The phase of an epoch."""
     if config.train.objective == "dense" or epoch < config.warmup_epochs:
         return Phase.SOURCE
     return Phase.SEPARATE if config.has_separate_weights else Phase.SHARED
 
 
-def lr_factor(config: Config, epoch: int, epochs_done: float) -> float:
+def lr_factor(config: "Config", epoch: int, epochs_done: float) -> float:
     """The factor of the learning rate, which falls to 0 over the last `train.decay` of the steps.
 
     With separate weights the source's epochs and the compact model's each have a schedule.
@@ -44,7 +46,7 @@ def lr_factor(config: Config, epoch: int, epochs_done: float) -> float:
     return left / decay if left < decay else 1.0
 
 
-def prune_fraction(config: Config, epoch: int) -> float:
+def prune_fraction(config: "Config", epoch: int) -> float:
     """The share of the compact model's weights that the mask drops in an epoch."""
     prune = config.prune
     epoch -= config.warmup_epochs
@@ -55,7 +57,7 @@ def prune_fraction(config: Config, epoch: int) -> float:
     return prune.fraction * (1 - (1 - epoch / prune.ramp_epochs) ** 3)
 
 
-def is_mask_due(config: Config, epoch: int) -> bool:
+def is_mask_due(config: "Config", epoch: int) -> bool:
     """Whether the masks are drawn again before the first step of an epoch."""
     if phase(config, epoch) is Phase.SOURCE:
         return False
@@ -63,7 +65,7 @@ def is_mask_due(config: Config, epoch: int) -> bool:
     return due or prune_fraction(config, epoch) != prune_fraction(config, epoch - 1)
 
 
-def unfinished_epochs(config: Config) -> int:
+def unfinished_epochs(config: "Config") -> int:
     """Epochs before the compact model is as sparse as configured; none of them can be the best."""
     if config.train.objective == "dense":
         return 0

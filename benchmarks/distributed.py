@@ -1,10 +1,10 @@
-"""Time, memory and traffic of training over several processes of this machine.
+"""Time, memory and traffic of distributed training, over processes of this machine.
 
-    python benchmarks/sharding.py [--graph PREPARED]   # writes benchmarks/results/sharding.json
+    python benchmarks/distributed.py [--graph PREPARED]   # writes benchmarks/results/sharding.json
 
 Each case runs the trainer's own steps (objective metasd), on random triples in memory or on a
 prepared graph, in 1 process with two threads and in 2 with one each. Traffic is what the loopback
-device sent, so other programs that talk over it meanwhile are counted, too.
+device sent: what other programs send over it meanwhile is counted, too.
 """
 
 import argparse
@@ -13,23 +13,38 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from metasd import Config, load_graph
-from metasd import distributed as sharding
+from metasd import distributed, load_graph, preset
 from metasd.data.graph import Graph
-from metasd.environment import measured_on
+from metasd.environment import measured_on, peak_memory
 from metasd.training.run import RunFolder
-from metasd.training.trainer import Trainer, peak_memory
+from metasd.training.schedule import Phase
+from metasd.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 SENT = Path("/sys/class/net/lo/statistics/tx_bytes")
 RELATIONS, BATCH, RANK = 50, 1000, 32
 ENTITIES = (125_000, 500_000, 4_000_000)
+
+
+class Numbers(Sequence[str]):
+    """Labels 0, 1, ... that take no memory."""
+
+    def __init__(self, count: int) -> None:
+        self.numbers = range(count)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self.numbers[key]
+        return str(found) if isinstance(found, int) else [str(number) for number in found]
 
 
 def graph_of(entities: int) -> Graph:
@@ -40,7 +55,7 @@ def graph_of(entities: int) -> Graph:
     nothing = np.empty((0, 3), dtype=np.int64)
     return Graph(
         name=f"random:{entities}",
-        entities=range(entities),  # type: ignore[arg-type]  # labels are not looked at
+        entities=Numbers(entities),
         relations=[str(i) for i in range(RELATIONS)],
         train=np.stack(columns, axis=1),
         valid=nothing,
@@ -51,25 +66,26 @@ def graph_of(entities: int) -> Graph:
 def worker(case: dict[str, Any]) -> None:
     """Steps of this process among its peers; the first prints what they took."""
     torch.set_num_threads(case["threads"])
-    shards = sharding.start()
+    processes = distributed.start()
     began = time.perf_counter()
     graph = load_graph(case["graph"]) if case["graph"] else graph_of(case["entities"])
-    config = Config().override({"model.rank": RANK, "train.batch_size": BATCH, **case["settings"]})
-    trainer = Trainer(graph, config, RunFolder("nothing is written"), shards)
+    settings = {"model.rank": RANK, "train.batch_size": BATCH, **case["settings"]}
+    config = preset("metasd").override(settings)
+    trainer = Trainer(graph, config, RunFolder("nothing is written"), processes)
     trainer.update_masks()
     batch = trainer.batches(0)
     loaded = time.perf_counter() - began
-    trainer.step(*batch(0))
+    trainer.step(Phase.SHARED, *batch(0))
     times, sent = [], []
     for step in range(1, case["steps"] + 1):
         processes.barrier()
         start, before = time.perf_counter(), int(SENT.read_text())
-        trainer.step(*batch(step))
+        trainer.step(Phase.SHARED, *batch(step))
         processes.barrier()
         times.append(time.perf_counter() - start)
         sent.append(int(SENT.read_text()) - before)
     peak = processes.all_reduce_max(peak_memory(torch.device("cpu")))
-    sharding.stop()
+    distributed.stop()
     if processes.is_main:
         found = {"seconds": times, "sent_bytes": sent, "peak_bytes": peak, "load_seconds": loaded}
         found |= {"triples": len(graph.train), "relations": graph.num_relations}
