@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from service_model import call, served, small_model
 
-from metasd.compressed import CompressedModel, Question
+from metasd.compressed import CompressedModel, Query
 from metasd.errors import InputError
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -49,14 +49,14 @@ def ask(address: str, body: Any) -> tuple[int, Any]:
     return call(address, "POST", "/predict", body)[:2]
 
 
-def test_one_question(address: str, model: CompressedModel) -> None:
+def test_one_query(address: str, model: CompressedModel) -> None:
     head, relation = model.entity_labels[3], model.relation_labels[1]
     for side in ("head", "tail"):
         status, found = ask(address, {side: head, "relation": relation, "k": 5})
         assert status == 200
         assert found[side] == {"id": head, "label": model.entity_labels.human(3)}
         assert found["relation"] == relation
-        wanted = model.answers([Question(**{"head": None, side: head, "relation": relation})], 5)[0]
+        wanted = model.answers([Query(**{"head": None, side: head, "relation": relation})], 5)[0]
         assert [answer["id"] for answer in found["answers"]] == [one.entity for one in wanted]
         for answer, one in zip(found["answers"], wanted, strict=True):
             assert answer["label"] == one.label
@@ -65,7 +65,7 @@ def test_one_question(address: str, model: CompressedModel) -> None:
     assert len(ask(address, {"head": head, "relation": relation})[1]["answers"]) == 10
 
 
-def test_a_batch_of_unlike_questions(address: str, model: CompressedModel) -> None:
+def test_a_batch_of_unlike_queries(address: str, model: CompressedModel) -> None:
     labels, relation = list(model.entity_labels), model.relation_labels[0]
     batch: list[dict[str, Any]] = [
         {"head": labels[0], "relation": relation, "k": 3},
@@ -75,20 +75,20 @@ def test_a_batch_of_unlike_questions(address: str, model: CompressedModel) -> No
     ]
     status, found = ask(address, batch)
     assert status == 200
-    assert found == [ask(address, question)[1] for question in batch]
+    assert found == [ask(address, query)[1] for query in batch]
     assert {answer["id"] for answer in found[2]["answers"]} <= {labels[9], labels[5]}
 
 
 def test_known_triples_are_left_out(address: str, model: CompressedModel) -> None:
     assert model.known is not None
     head, relation, tail = (int(column[0]) for column in model.known.columns)
-    question = {
+    query = {
         "head": model.entity_labels[head],
         "relation": model.relation_labels[relation],
         "candidates": [model.entity_labels[tail]],
     }
-    assert ask(address, question)[1]["answers"] == []
-    kept = ask(address, question | {"keep_known": True})[1]["answers"]
+    assert ask(address, query)[1]["answers"] == []
+    kept = ask(address, query | {"keep_known": True})[1]["answers"]
     assert [answer["id"] for answer in kept] == [model.entity_labels[tail]]
 
 
@@ -136,10 +136,10 @@ MISTAKES: list[tuple[Any, int, str]] = [
     ({"relation": "parent_of", "head": "a", "k": 0}, 422, "k should be greater than or equal to 1"),
     ({"relation": "parent_of", "head": "a", "k": 51}, 422, "k must be 1 ... 50; got 51"),
     ({"relation": "parent_of", "head": "a", "k": 10**30}, 422, "k must be 1 ... 50; got 1000"),
-    ({"relation": "parent_of", "head": "a", "kk": 1}, 422, "kk is no field of a question; did"),
+    ({"relation": "parent_of", "head": "a", "kk": 1}, 422, "kk is no field of a query; did"),
     ({"relation": "parent_of", "head": "Nobody Qx"}, 422, 'no entity "Nobody Qx"'),
     ({"relation": "parent_off", "head": "a"}, 422, 'did you mean "parent_of"'),
-    ([{"relation": "parent_of", "head": "a"}] * 21, 422, "at most 20 questions; got 21"),
+    ([{"relation": "parent_of", "head": "a"}] * 21, 422, "at most 20 queries; got 21"),
     (b" " * 20001, 413, "at most 20000 bytes"),
 ]
 
@@ -156,7 +156,7 @@ def test_mistakes_in_a_batch_say_where(address: str, model: CompressedModel) -> 
     assert ask(address, [good, good | {"head": "Nobody"}])[1]["error"].startswith("[1]: no entity")
     assert "[1].k should be" in ask(address, [good, good | {"k": -1}])[1]["error"]
     both = ask(address, [good, good | {"tail": "x"}])[1]["error"]
-    assert both.startswith("[1]: a question has either")
+    assert both.startswith("[1]: a query has either")
 
 
 def test_other_paths_and_types(address: str) -> None:
@@ -237,11 +237,11 @@ def nonsense(draw: random.Random, relation: str) -> bytes:
         return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * draw.randrange(11, 20)
     if kind == 9:
         return b"GET /%s HTTP/1.1\r\n\r\n" % draw.randbytes(8).hex().encode()
-    question = {"relation": relation, "head": value(), "k": value()}
+    query = {"relation": relation, "head": value(), "k": value()}
     if kind == 10:
-        question[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
-        question["head"] = "nobody has this name"
-    return post(json.dumps(draw.choice([question, [question], value()])).encode())
+        query[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
+        query["head"] = "nobody has this name"
+    return post(json.dumps(draw.choice([query, [query], value()])).encode())
 
 
 def test_a_thousand_malformed_requests(address: str, model: CompressedModel) -> None:
