@@ -82,6 +82,7 @@ def test_bad_queries_say_what_is_wrong(run: Run, small_graph: Graph) -> None:
             run.predict(**arguments, keep_known=True)
 
 
+@pytest.mark.slow
 def test_a_trained_run_predicts(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
     metasd.train(small_graph, quick, tmp_path / "run")
     run = Run.load(tmp_path / "run")
