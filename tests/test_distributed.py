@@ -383,6 +383,7 @@ def test_a_mistake_is_said_by_the_first_and_ends_all(tmp_path: Path) -> None:
     assert "3 shards x 1 replicas need 3 processes; there are 2" in output
 
 
+@pytest.mark.slow
 def test_only_the_first_process_speaks(tmp_path: Path) -> None:
     settings = ["--set", "train.epochs=2", "--set", "model.rank=4", "--run-dir", "run"]
     process = started(tmp_path, "train", "families:120", *settings)

@@ -6,6 +6,7 @@ from pathlib import Path
 from command_line import SMALL, Command
 
 
+@pytest.mark.slow
 def test_a_prepared_graph_trains_like_its_files(metasd: Command, folder: Path) -> None:
     code, out, _ = metasd("prepare", folder, "--out", "big/mine", "--memory", "1", "--json")
     assert code == 0

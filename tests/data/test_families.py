@@ -177,6 +177,7 @@ def test_most_of_test_follows_from_train(world: World) -> None:
     assert linked > 0.9 * len(test)
 
 
+@pytest.mark.slow
 def test_a_large_world_is_quick() -> None:
     start = time.perf_counter()
     graph = load_graph("families:100000")

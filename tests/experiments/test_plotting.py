@@ -111,6 +111,7 @@ def test_a_study_of_few_or_many_runs(tmp_path: Path, runs: int) -> None:
     assert first == (tmp_path / "again" / "pareto.png").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowest", [0.0, 0.1])
 def test_models_far_below_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowest: float

@@ -75,6 +75,7 @@ def test_blocks_that_are_wrong_are_refused(
         report.rewritten(pages(tmp_path, page=text))
 
 
+@pytest.mark.slow
 def test_a_figure_is_outdated_once_its_numbers_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
