@@ -49,6 +49,7 @@ def test_slices_end_in_a_table(small_graph: Graph, tmp_path: Path) -> None:
     assert float(shown["compact"][0]) == round(result["measured"]["compact"]["mrr"], 4)
 
 
+@pytest.mark.slow
 def test_no_graph_and_no_time_are_told(tmp_path: Path) -> None:
     assert "--minutes must be above 0" in published(tmp_path, "0").stderr
     missing = published(tmp_path, "1")
