@@ -240,7 +240,8 @@ PYBIND11_MODULE(_C, m) {
                             int64_t cols, const std::string& name, int threads) {
     const auto* format = std::find_if(std::begin(kWeightFormats), std::end(kWeightFormats),
                                     [&](const WeightFormat& f) { return name == f.name; });
-    if (format == std::end(kWeightFormats)) throw std::invalid_argument("no weight format is called " + name);
+    if (format == std::end(kWeightFormats))
+      throw std::invalid_argument("no weight format is called " + name);
     passes().quantize_rows({at<float>(from), at<uint32_t>(mask), at<float>(to), at<float>(scale), rows,
                             cols, (cols + 31) / 32, format, threads});
   }, unlocked);

@@ -118,8 +118,8 @@ struct DuraArgs {
   int threads;
 };
 
-// The levels that rows are rounded to: whole steps -levels .. levels, or the odd ones of them without `zero`. The `count`
-// sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
+// The levels that rows are rounded to: whole steps -levels .. levels, or the odd ones of them without
+// `zero`. The `count` sizes of a step are tried, in mean magnitudes of the row, after the one that has the largest
 // magnitude as its last level (not where there is one level: it would be all that is kept).
 struct WeightFormat {
   const char* name;

@@ -232,6 +232,8 @@ def _answer_file(
     """Writes the answers to a file of queries, with a progress bar on a terminal."""
     from rich.progress import Progress
 
+    from metasd.compressed import answer_file
+
     console = Console(file=sys.stderr)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
         task = bars.add_task("queries", total=None)

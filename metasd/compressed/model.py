@@ -180,7 +180,9 @@ class CompressedModel(ModelParts):
         Returns:
             fp32 (B, width).
         """
-        return self._scoring.query(self.entities.decode(entities), self.relations.decode(relations))
+        rows = self.entities.decode(entities), self.relations.decode(relations)
+        found: Floats = self._scoring.query(*rows)
+        return found
 
     def predict(
         self,

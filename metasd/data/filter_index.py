@@ -144,7 +144,7 @@ class KnownAnswers:
     @property
     def key_array(self) -> npt.NDArray[np.uint8]:
         """Packed keys as bytes, uint8 `(n, key_bytes(N, R))`."""
-        return self.keys.view(np.uint8).reshape(len(self.keys), -1)
+        return self.keys.view(np.uint8).reshape(-1, self.keys.dtype.itemsize)
 
     @property
     def nbytes(self) -> int:

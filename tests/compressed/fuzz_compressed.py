@@ -1,7 +1,7 @@
 """Damages the files of a compressed model: each time it must load and answer, or be refused.
 
-python tests/fuzz_compressed.py --mutations 100000    # any other end is a failure
-python tests/fuzz_compressed.py --sanitize 100000     # the same on a build under AddressSanitizer
+python tests/compressed/fuzz_compressed.py --mutations 100000    # other ends are failures
+python tests/compressed/fuzz_compressed.py --sanitize 100000     # under AddressSanitizer
 
 Checksums are made right again after most mutations: what is tested is what stands behind them.
 """
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from metasd import _C
-from metasd.compressed import CompressedModel, Question, encode
-from metasd.compressed.known import KnownTriples
+from metasd.compressed import CompressedModel, Query
 from metasd.compressed.labels import Labels
 from metasd.compressed.table import Table
+from metasd.data.filter_index import KnownAnswers
 from metasd.errors import InputError
+from metasd.export.encode import encode
 
 Files = dict[str, bytes]
 
@@ -50,7 +51,7 @@ ENTITIES, RELATIONS = 23, 3
 
 
 def small_model(
-    scoring: str, codec: str, values: str, density: float, seed: int
+    scoring: str, codec: str, weight_format: str, density: float, seed: int
 ) -> CompressedModel:
     random = np.random.default_rng(seed)
     rank = 9 if scoring == "rescal" else 70
@@ -58,7 +59,7 @@ def small_model(
 
     def table(rows: int, columns: int) -> Table:
         dense = random.standard_normal((rows, columns)) * (random.random((rows, columns)) < density)
-        return encode(dense.astype(np.float32), codec, values)
+        return encode(dense.astype(np.float32), codec, weight_format)
 
     triples = random.integers(0, (ENTITIES, RELATIONS, ENTITIES), (40, 3))
     labels = [f"entity {i:02d}" for i in range(ENTITIES)]
@@ -69,7 +70,7 @@ def small_model(
         table(2 * RELATIONS, rank * rank if scoring == "rescal" else width),
         Labels.of(labels, {labels[3]: "Ada", labels[4]: "Ada"}, "entity"),
         Labels.of([f"relation {i}" for i in range(RELATIONS)], {}, "relation"),
-        KnownTriples.of(triples, ENTITIES, RELATIONS),
+        KnownAnswers.of_triples(triples, ENTITIES, RELATIONS),
     )
 
 
@@ -230,10 +231,10 @@ def use(folder: Path) -> None:
     """Loads a model and asks it everything."""
     model = CompressedModel.from_pretrained(folder)
     label, relation = model.entity_labels[0], model.relation_labels[0]
-    questions = [Question(label, relation), Question(None, relation, label)]
-    model.answers(questions * 3, 5)
+    queries = [Query(label, relation), Query(None, relation, label)]
+    model.answers(queries * 3, 5)
     model.answers(
-        questions[:1], 3, candidates=[label, model.entity_labels[len(model.entity_labels) - 1]]
+        queries[:1], 3, candidates=[label, model.entity_labels[len(model.entity_labels) - 1]]
     )
     model.score([(label, relation, label)])
     model.neighbors(label, 3)
@@ -300,7 +301,7 @@ def sanitized(mutations: int, seed: int) -> int:
         settings["ASAN_OPTIONS"] = "detect_leaks=0:abort_on_error=1"
         settings["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1"
         settings["PYTHONPATH"] = str(copy)
-        script = [sys.executable, str(copy / "tests" / "fuzz_compressed.py")]
+        script = [sys.executable, str(copy / "tests" / "compressed" / "fuzz_compressed.py")]
         arguments = ["--mutations", str(mutations), "--seed", str(seed)]
         return subprocess.run([*script, *arguments], cwd=copy, env=settings, check=False).returncode
 

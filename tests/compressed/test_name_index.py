@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metasd.compressed.name_index import Names, _fold
+from metasd.compressed.name_index import NameIndex, _fold
 
 LABELS = [
     "Paris",
@@ -21,7 +21,7 @@ texts = st.text("ab é_.ß", max_size=6)
 
 
 def test_whole_names_come_before_words() -> None:
-    names = Names(LABELS)
+    names = NameIndex(LABELS)
     assert list(names.starting_with("paris")) == [0, 1, 4]
     assert list(names.starting_with("PARIS s")) == [1]
     assert list(names.starting_with("land refo")) == [2]
@@ -32,7 +32,7 @@ def test_whole_names_come_before_words() -> None:
 
 
 def test_near_names() -> None:
-    names = Names(LABELS)
+    names = NameIndex(LABELS)
     assert names.near("Pariss", 1) == [0]
     assert names.near("land refrom", 2)[0] == 2
     assert 3 not in names.near("Paris", 100)
@@ -48,7 +48,7 @@ def test_a_prefix_finds_what_a_scan_finds(labels: list[str], prefix: str) -> Non
         starts = [match.start() for match in re.finditer(r"(?<= )\w", folded)]
         whole += [place] if folded and folded.startswith(wanted) else []
         words += [place for i in starts if folded.startswith(wanted, i)]
-    found = list(Names(labels).starting_with(prefix))
+    found = list(NameIndex(labels).starting_with(prefix))
     assert sorted(found[: len(whole)]) == whole
     assert sorted(found[len(whole) :]) == words
     folded = [_fold(labels[place]) for place in found[: len(whole)]]
@@ -57,7 +57,7 @@ def test_a_prefix_finds_what_a_scan_finds(labels: list[str], prefix: str) -> Non
 
 @given(st.lists(texts, min_size=1, max_size=12))
 def test_a_name_is_near_itself(labels: list[str]) -> None:
-    names = Names(labels)
+    names = NameIndex(labels)
     for label in labels:
         if len(_fold(label)) > 1:
             assert _fold(label) in [_fold(labels[place]) for place in names.near(label)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import metasd
-from metasd.compressed import Question
+from metasd.compressed import Query
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.export.external import import_tables
@@ -86,6 +86,7 @@ def test_nothing_that_is_pickled_is_executed(
     assert not (outside / "executed").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverses", [False, True])
 @pytest.mark.parametrize(
     ("name", "scoring"), [("ComplEx", "complex"), ("DistMult", "distmult"), ("RESCAL", "rescal")]
@@ -115,6 +116,7 @@ def test_pykeen_models_score_as_they_did(
     assert small.score(labels) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_imported_tables_are_tuned_on_a_graph(outside: Path, small_graph: Graph) -> None:
     random = np.random.default_rng(0)
     np.save(outside / "entities.npy", random.normal(0, 0.1, (small_graph.num_entities, 16)))
@@ -138,7 +140,7 @@ def test_imported_rows_are_put_in_the_graphs_order(small_graph: Graph, tmp_path:
     """Labels beside the tables say which row is whose."""
     half = small_graph.num_relations
     model = Model.create(Scoring.named("complex")(40), small_graph.num_entities, half, seed=0)
-    entities, relations = (table.numpy() for table in model.tables(pruned=False))
+    entities, relations = (table.numpy() for table in (model.entities, model.relations))
     orders = (
         np.arange(len(entities))[::-1],
         np.r_[np.arange(half)[::-1], np.arange(half, 2 * half)[::-1]],
@@ -153,11 +155,11 @@ def test_imported_rows_are_put_in_the_graphs_order(small_graph: Graph, tmp_path:
         lines = [f"{i}\t{label}\n" for i, label in enumerate(reversed(labels))]
         (tmp_path / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
     small = import_tables("npy", tmp_path, "complex", "column", "fp32", small_graph)
-    wanted = metasd.compress(model, "column", "fp32", pruned=False, graph=small_graph)
+    wanted = metasd.compress(model, "column", "fp32", source=True, graph=small_graph)
     assert np.array_equal(small.dense()[0], wanted.dense()[0])
     assert np.array_equal(small.dense()[1], wanted.dense()[1])
     head, relation, tail = small_graph.train[0]
-    asked = [Question(small_graph.entities[head], small_graph.relations[relation])]
+    asked = [Query(small_graph.entities[head], small_graph.relations[relation])]
     found = {a.entity for a in small.answers(asked, k=small_graph.num_entities)[0]}
     assert small_graph.entities[tail] not in found
     (tmp_path / "entities.tsv").write_text(

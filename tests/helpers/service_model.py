@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,4 +62,34 @@ def call(
         response.status,
         json.loads(text) if kind == "application/json" else text.decode(),
         response.headers,
+    )
+
+
+def exchange(address: str, request: bytes, end: bool = False) -> bytes:
+    """What a server says to raw bytes."""
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        try:
+            connection.sendall(request)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                answer += part
+        except ConnectionError:  # it has answered and closed while there was more to send
+            return b""
+        return answer
+
+
+def post(body: bytes, kind: bytes = b"application/json", length: int | None = None) -> bytes:
+    return (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
+        % (
+            kind,
+            len(body) if length is None else length,
+            body,
+        )
     )

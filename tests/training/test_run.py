@@ -1,82 +1,95 @@
-"""Questions in labels, answers in labels."""
+"""Answers of a run: those of its tables, by the mechanism of a compressed model."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import metasd
+from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.models import Scoring
-from metasd.models.model import Model
-from metasd.training.prediction import predict
+from metasd.models.model import Model, ModelView
+from metasd.training.run import Run
 
 
 @pytest.fixture(params=["complex", "cp"])
-def model(request: pytest.FixtureRequest, small_graph: Graph) -> Model:
+def run(request: pytest.FixtureRequest, small_graph: Graph, tmp_path: Path) -> Run:
+    """Random tables, and a compact model of them without most weights."""
     scoring = Scoring.named(request.param)(8)
     model = Model.create(scoring, small_graph.num_entities, small_graph.num_relations, seed=0)
     model.entities *= 1000
     model.relations *= 1000
-    return model
+    draw = torch.Generator().manual_seed(0)
+    masks = [
+        torch.randint(0, 2**8, (len(table), 1), generator=draw, dtype=torch.int32)
+        for table in (model.entities, model.relations)
+    ]
+    model.masks = (masks[0], masks[1])
+    return Run(tmp_path, Config(), small_graph, model)
 
 
-def scores_of(model: Model, graph: Graph, given: int, relation: int) -> torch.Tensor:
-    query = model.scoring.query(model.entities[given][None], model.relations[relation][None])
-    return (query @ model.candidates(model.entities).T)[0]
+def scores_of(view: ModelView, given: int, relation: int) -> torch.Tensor:
+    query = view.queries(torch.tensor([given]), torch.tensor([relation]))
+    return (query @ view.model.candidates(view.entities).T)[0]
 
 
-def test_answers_are_the_best_entities_in_order(model: Model, small_graph: Graph) -> None:
-    h, r, _ = small_graph.test[0].tolist()
-    answers = predict(
-        model, small_graph, head=small_graph.entities[h], relation=small_graph.relations[r], k=5
-    )
-    wanted = scores_of(model, small_graph, h, r).sort(descending=True)
-    assert [small_graph.entity_id(label) for label, _ in answers] == wanted.indices[:5].tolist()
-    assert [score for _, score in answers] == pytest.approx(wanted.values[:5].tolist(), rel=1e-5)
+@pytest.mark.parametrize("source", [False, True])
+def test_answers_are_the_best_entities_in_order(run: Run, small_graph: Graph, source: bool) -> None:
+    h, r, t = small_graph.test[0].tolist()
+    view = run.model.source if source else run.model.compact
+    model = run.answering(source=source, keep_known=True)
+    for side, given, relation in (("head", h, r), ("tail", t, r + small_graph.num_relations)):
+        query = {side: small_graph.entities[given], "relation": small_graph.relations[r]}
+        found = model.predict(**query, k=5)
+        wanted = scores_of(view, given, relation).sort(descending=True, stable=True)
+        names = [small_graph.entity_name(i) for i in wanted.indices[:5].tolist()]
+        assert [label for label, _ in found] == names
+        assert [score for _, score in found] == pytest.approx(wanted.values[:5].tolist(), rel=1e-4)
 
 
-def test_a_tail_asks_for_heads_through_the_inverse_relation(
-    model: Model, small_graph: Graph
-) -> None:
-    _, r, t = small_graph.test[0].tolist()
-    answers = predict(
-        model, small_graph, tail=small_graph.entities[t], relation=small_graph.relations[r], k=1
-    )
-    inverse = r + small_graph.num_relations
-    best = int(scores_of(model, small_graph, t, inverse).argmax())
-    assert answers[0][0] == small_graph.entity_name(best)
-
-
-def test_known_answers_are_left_out(model: Model, small_graph: Graph) -> None:
+def test_known_answers_are_left_out(run: Run, small_graph: Graph) -> None:
     h, r, _ = small_graph.train[0].tolist()
-    question = {"head": small_graph.entities[h], "relation": small_graph.relations[r]}
-    everything = predict(model, small_graph, **question, k=1000)
-    new = predict(model, small_graph, **question, k=1000, known=small_graph.known())
+    query = {"head": small_graph.entities[h], "relation": small_graph.relations[r]}
+    everything = run.answering(keep_known=True).predict(**query, k=1000)
+    new = run.answering(graph=small_graph).predict(**query, k=1000)
     known = {small_graph.entity_name(e) for e in small_graph.known().answers(h, r)}
     assert len(everything) == small_graph.num_entities
     assert {label for label, _ in everything} - {label for label, _ in new} == known
     assert known
 
 
-def test_bad_questions_say_what_is_wrong(model: Model, small_graph: Graph) -> None:
+def test_a_run_without_a_compact_model_answers_by_its_source(run: Run, small_graph: Graph) -> None:
+    run.model.masks = None
+    run.model.changed()
+    found, source = run.answering(keep_known=True), run.answering(source=True, keep_known=True)
+    for one, other in zip(found.dense(), source.dense(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_bad_queries_say_what_is_wrong(run: Run, small_graph: Graph) -> None:
     name, relation = small_graph.entities[0], small_graph.relations[0]
-    with pytest.raises(InputError, match="either a head or a tail"):
-        predict(model, small_graph, head=name, tail=name, relation=relation)
-    with pytest.raises(InputError, match="either a head or a tail"):
-        predict(model, small_graph, relation=relation)
-    with pytest.raises(InputError, match="k must be at least 1"):
-        predict(model, small_graph, head=name, relation=relation, k=0)
-    with pytest.raises(InputError, match=name):
-        predict(model, small_graph, head=name + "x", relation=relation)
-    with pytest.raises(InputError, match=relation):
-        predict(model, small_graph, head=name, relation=relation[:-1])
+    for arguments, message in (
+        ({"head": name, "tail": name, "relation": relation}, "either a head or a tail"),
+        ({"relation": relation}, "either a head or a tail"),
+        ({"head": name, "relation": relation, "k": 0}, "k must be at least 1"),
+        ({"head": name + "x", "relation": relation}, name),
+        ({"head": name, "relation": relation[:-1]}, relation),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.predict(**arguments, keep_known=True)
 
 
-def test_the_default_model_is_the_pruned_one(small_graph: Graph) -> None:
-    scoring = Scoring.named("complex")(8)
-    model = Model.create(scoring, small_graph.num_entities, small_graph.num_relations, seed=0)
-    words = torch.zeros(model.entities.shape[0], 1, dtype=torch.int32)
-    model.masks = (words, torch.zeros(model.relations.shape[0], 1, dtype=torch.int32))
-    question = {"head": small_graph.entities[0], "relation": small_graph.relations[0]}
-    assert {score for _, score in predict(model, small_graph, **question)} == {0.0}
-    assert np.ptp([s for _, s in predict(model, small_graph, **question, pruned=False)]) > 0
+@pytest.mark.slow
+def test_a_trained_run_predicts(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
+    metasd.train(small_graph, quick, tmp_path / "run")
+    run = Run.load(tmp_path / "run")
+    h, r, _ = small_graph.train[0].tolist()
+    query = {"head": small_graph.entities[h], "relation": small_graph.relations[r], "k": 1000}
+    new, everything = run.predict(**query), run.predict(**query, keep_known=True)
+    assert len(everything) == small_graph.num_entities
+    known = {small_graph.entity_name(e) for e in small_graph.known().answers(h, r)}
+    assert {label for label, _ in everything} - {label for label, _ in new} == known
+    assert run.predict(**query, source=True) != new

@@ -2,61 +2,32 @@
 
 import json
 import random
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from metasd.compressed import CompressedModel, Question
-from metasd.errors import InputError
-from service_model import call, served, small_model
+from metasd.compressed import CompressedModel, Query
+from metasd.data.load import load_graph
+from service_model import call, exchange, post
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 pytest.importorskip("httptools", reason="the extra `serve` is not installed")
-
-LIMITS = {"--max-batch": "20", "--max-k": "50", "--max-body": "20000"}
-
-
-@pytest.fixture(scope="module")
-def model() -> CompressedModel:
-    return small_model()
-
-
-@pytest.fixture(scope="module")
-def folder(model: CompressedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("service") / "model"
-    model.save_pretrained(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    options = [part for option in LIMITS.items() for part in option]
-    with served("-m", "metasd", "serve", folder, "--port", "0", *options) as (address, process):
-        yield address
-        assert process.poll() is None
 
 
 def ask(address: str, body: Any) -> tuple[int, Any]:
     return call(address, "POST", "/predict", body)[:2]
 
 
-def test_one_question(address: str, model: CompressedModel) -> None:
+def test_one_query(address: str, model: CompressedModel) -> None:
     head, relation = model.entity_labels[3], model.relation_labels[1]
     for side in ("head", "tail"):
         status, found = ask(address, {side: head, "relation": relation, "k": 5})
         assert status == 200
         assert found[side] == {"id": head, "label": model.entity_labels.human(3)}
         assert found["relation"] == relation
-        wanted = model.answers([Question(**{"head": None, side: head, "relation": relation})], 5)[0]
+        wanted = model.answers([Query(**{"head": None, side: head, "relation": relation})], 5)[0]
         assert [answer["id"] for answer in found["answers"]] == [one.entity for one in wanted]
         for answer, one in zip(found["answers"], wanted, strict=True):
             assert answer["label"] == one.label
@@ -65,7 +36,7 @@ def test_one_question(address: str, model: CompressedModel) -> None:
     assert len(ask(address, {"head": head, "relation": relation})[1]["answers"]) == 10
 
 
-def test_a_batch_of_unlike_questions(address: str, model: CompressedModel) -> None:
+def test_a_batch_of_unlike_queries(address: str, model: CompressedModel) -> None:
     labels, relation = list(model.entity_labels), model.relation_labels[0]
     batch: list[dict[str, Any]] = [
         {"head": labels[0], "relation": relation, "k": 3},
@@ -75,20 +46,19 @@ def test_a_batch_of_unlike_questions(address: str, model: CompressedModel) -> No
     ]
     status, found = ask(address, batch)
     assert status == 200
-    assert found == [ask(address, question)[1] for question in batch]
+    assert found == [ask(address, query)[1] for query in batch]
     assert {answer["id"] for answer in found[2]["answers"]} <= {labels[9], labels[5]}
 
 
 def test_known_triples_are_left_out(address: str, model: CompressedModel) -> None:
-    assert model.known is not None
-    head, relation, tail = (int(column[0]) for column in model.known.columns)
-    question = {
+    head, relation, tail = load_graph("families:120").train[0].tolist()
+    query = {
         "head": model.entity_labels[head],
         "relation": model.relation_labels[relation],
         "candidates": [model.entity_labels[tail]],
     }
-    assert ask(address, question)[1]["answers"] == []
-    kept = ask(address, question | {"keep_known": True})[1]["answers"]
+    assert ask(address, query)[1]["answers"] == []
+    kept = ask(address, query | {"keep_known": True})[1]["answers"]
     assert [answer["id"] for answer in kept] == [model.entity_labels[tail]]
 
 
@@ -136,16 +106,16 @@ MISTAKES: list[tuple[Any, int, str]] = [
     ({"relation": "parent_of", "head": "a", "k": 0}, 422, "k should be greater than or equal to 1"),
     ({"relation": "parent_of", "head": "a", "k": 51}, 422, "k must be 1 ... 50; got 51"),
     ({"relation": "parent_of", "head": "a", "k": 10**30}, 422, "k must be 1 ... 50; got 1000"),
-    ({"relation": "parent_of", "head": "a", "kk": 1}, 422, "kk is no field of a question; did"),
+    ({"relation": "parent_of", "head": "a", "kk": 1}, 422, "kk is no field of a query; did"),
     ({"relation": "parent_of", "head": "Nobody Qx"}, 422, 'no entity "Nobody Qx"'),
     ({"relation": "parent_off", "head": "a"}, 422, 'did you mean "parent_of"'),
-    ([{"relation": "parent_of", "head": "a"}] * 21, 422, "at most 20 questions; got 21"),
+    ([{"relation": "parent_of", "head": "a"}] * 21, 422, "at most 20 queries; got 21"),
     (b" " * 20001, 413, "at most 20000 bytes"),
 ]
 
 
 @pytest.mark.parametrize(("body", "status", "message"), MISTAKES)
-def test_a_mistake_is_told(address: str, body: Any, status: int, message: str) -> None:
+def test_a_mistake_is_reported(address: str, body: Any, status: int, message: str) -> None:
     found = ask(address, body)
     assert found[0] == status
     assert message in found[1]["error"]
@@ -156,7 +126,7 @@ def test_mistakes_in_a_batch_say_where(address: str, model: CompressedModel) -> 
     assert ask(address, [good, good | {"head": "Nobody"}])[1]["error"].startswith("[1]: no entity")
     assert "[1].k should be" in ask(address, [good, good | {"k": -1}])[1]["error"]
     both = ask(address, [good, good | {"tail": "x"}])[1]["error"]
-    assert both.startswith("[1]: a question has either")
+    assert both.startswith("[1]: a query has either")
 
 
 def test_other_paths_and_types(address: str) -> None:
@@ -165,36 +135,6 @@ def test_other_paths_and_types(address: str) -> None:
     assert call(address, "GET", "/entities?limit=0")[0] == 422
     status, found, _ = call(address, "POST", "/predict", b"{}", **{"Content-Type": "text/plain"})
     assert (status, "got text/plain" in found["error"]) == (415, True)
-
-
-def exchange(address: str, request: bytes, end: bool = False) -> bytes:
-    """What a server says to raw bytes."""
-    host, port = address.split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        try:
-            connection.sendall(request)
-            if end:
-                connection.shutdown(socket.SHUT_WR)
-            answer = b""
-            while b"\r\n\r\n" not in answer:
-                part = connection.recv(65536)
-                if not part:
-                    break
-                answer += part
-        except ConnectionError:  # it has answered and closed while there was more to send
-            return b""
-        return answer
-
-
-def post(body: bytes, kind: bytes = b"application/json", length: int | None = None) -> bytes:
-    return (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-        % (
-            kind,
-            len(body) if length is None else length,
-            body,
-        )
-    )
 
 
 def nonsense(draw: random.Random, relation: str) -> bytes:
@@ -237,11 +177,11 @@ def nonsense(draw: random.Random, relation: str) -> bytes:
         return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * draw.randrange(11, 20)
     if kind == 9:
         return b"GET /%s HTTP/1.1\r\n\r\n" % draw.randbytes(8).hex().encode()
-    question = {"relation": relation, "head": value(), "k": value()}
+    query = {"relation": relation, "head": value(), "k": value()}
     if kind == 10:
-        question[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
-        question["head"] = "nobody has this name"
-    return post(json.dumps(draw.choice([question, [question], value()])).encode())
+        query[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
+        query["head"] = "nobody has this name"
+    return post(json.dumps(draw.choice([query, [query], value()])).encode())
 
 
 def test_a_thousand_malformed_requests(address: str, model: CompressedModel) -> None:
@@ -260,85 +200,3 @@ def test_a_thousand_malformed_requests(address: str, model: CompressedModel) -> 
     assert set(statuses) == {"400", "404", "413", "415", "422"}
     good = {"head": model.entity_labels[0], "relation": model.relation_labels[0]}
     assert ask(address, good)[0] == 200
-
-
-def test_a_client_that_leaves(address: str) -> None:
-    host, port = address.split(":")
-    for request in (post(b"{", length=1000), post(b"{}")[:-2], b"POST /pre"):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(request)
-    time.sleep(0.1)
-    assert call(address, "GET", "/healthz")[0] == 200
-
-
-SLOW = """
-import sys, time
-from metasd.compressed import CompressedModel
-from metasd.service import Limits, serve
-best = CompressedModel.best
-def slow(self, *args, **kwargs):
-    time.sleep({seconds})
-    return best(self, *args, **kwargs)
-model = CompressedModel.from_pretrained(sys.argv[1])
-CompressedModel.best = slow
-serve(model, "127.0.0.1", 0, Limits(threads=1, concurrency=3, body_seconds=0.3))
-"""
-
-
-def test_more_than_may_wait_is_told_to_retry(folder: Path, model: CompressedModel) -> None:
-    good = {"head": model.entity_labels[0], "relation": model.relation_labels[0]}
-    with served("-c", SLOW.format(seconds=0.5), folder) as (address, _):
-        found: list[tuple[int, Any, Any]] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(call(address, "POST", "/predict", good)))
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        begin = time.perf_counter()
-        assert call(address, "GET", "/healthz")[0] == 200
-        assert time.perf_counter() - begin < 0.4  # scoring does not hold up the rest
-        for thread in threads:
-            thread.join()
-        statuses = sorted(status for status, _, _ in found)
-        assert statuses == [200] * 3 + [503] * 5
-        refused = next(one for one in found if one[0] == 503)
-        assert refused[2]["Retry-After"] == "1"
-        assert "try again" in refused[1]["error"]
-        slow_body = exchange(address, post(b"{", length=1000))
-        assert slow_body.startswith(b"HTTP/1.1 408")
-
-
-def test_stopping_finishes_what_has_begun(folder: Path, model: CompressedModel) -> None:
-    good = {"head": model.entity_labels[0], "relation": model.relation_labels[0]}
-    with served("-c", SLOW.format(seconds=1), folder) as (address, process):
-        found: list[Any] = []
-        thread = threading.Thread(target=lambda: found.append(ask(address, good)))
-        thread.start()
-        time.sleep(0.4)
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(ConnectionError):
-            call(address, "GET", "/healthz")
-        thread.join()
-        assert found[0][0] == 200
-        process.wait(timeout=10)
-
-
-def test_serving_needs_no_torch(folder: Path) -> None:
-    code = (
-        "import sys; from metasd.compressed import CompressedModel; from metasd import service;"
-        "service.create_app(CompressedModel.from_pretrained(sys.argv[1]));"
-        "sys.exit('torch' in sys.modules)"
-    )
-    command = [sys.executable, "-P", "-c", code, folder]
-    assert subprocess.run(command, check=False).returncode == 0
-
-
-def test_an_address_that_is_taken(model: CompressedModel) -> None:
-    from metasd.service import serve
-
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1, port {port}: Address"):
-            serve(model, "127.0.0.1", port)
