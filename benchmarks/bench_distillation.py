@@ -99,16 +99,16 @@ def autograd(options: Options) -> Call:
         pruned = dense._pruned_leaves().entities
         with torch.no_grad():
             teacher = dense._soft_log_probs(dense._product(q_s, entities))
-        loss, student = cross_entropy_and_teacher(q_p, pruned, y)
-        loss = loss + dense._distillation(teacher, student)
+        loss, compact = cross_entropy_and_teacher(q_p, pruned, y)
+        loss = loss + dense._distillation(teacher, compact)
         gradient = torch.autograd.grad(loss, [q_p, pruned])[1]
         return gradient.where(mask, 0.0)
 
     def meta(q_s: Tensor, q_p: Tensor, dq: Tensor, y: Tensor) -> Tensor:
         pruned = dense._pruned_leaves().entities
         teacher = dense._soft_log_probs(dense._product(q_s, entities))
-        student = dense._soft_log_probs(dense._product(q_p, pruned))
-        loss = dense._distillation(teacher, student)
+        compact = dense._soft_log_probs(dense._product(q_p, pruned))
+        loss = dense._distillation(teacher, compact)
         g_q, g_e = torch.autograd.grad(loss, [q_p, pruned], create_graph=True)
         along = (g_q * dq).sum() + (g_e * v).sum()
         return torch.autograd.grad(-INNER_LR * along, [q_s, entities])[1]

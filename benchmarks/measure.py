@@ -36,7 +36,7 @@ class Contender(NamedTuple):
     warmup: int = 2
     keep_memory: bool = True
     """The C library hands large freed blocks back to the system, which costs eager PyTorch half its
-    time. Told to keep them, as the trainer does, everyone is faster, and some need more memory."""
+    time. When it keeps them, as in the trainer, everyone is faster, and some need more memory."""
 
 
 def compare(

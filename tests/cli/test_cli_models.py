@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from command_line import QUICK, Command
+from command_line import QUICK, SMALL, Command
 
 
 def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None:
@@ -35,6 +35,27 @@ def test_from_a_folder_to_a_ranked_answer(metasd: Command, folder: Path) -> None
     code, _, err = metasd("resume", "runs/x", "--set", "train.epochs=3")
     assert code == 2
     assert "train.epochs cannot change within this run: train.decay" in err
+
+
+def test_compress_and_answer_a_file_of_queries(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *SMALL, "--run", "x")[0] == 0
+    options = ("--codec", "sparse", "--weight-format", "int8", "--calibrate")
+    code, out, _ = metasd("compress", "x", "--out", "small", *options, "--json")
+    assert code == 0
+    assert json.loads(out)["codec"] == "sparse delta8 int8"
+    found = json.loads(metasd("evaluate", "small", "--graph", folder, "--json")[1])
+    assert set(found["test"]) == {"compressed"}
+    assert "before compression:" in metasd("info", "small")[1]
+    Path("queries.tsv").write_text("ada\tlikes\t?\n?\tlikes\ttea\n")
+    files = ("--batch", "queries.tsv", "--out", "answers.tsv")
+    code, out, _ = metasd("predict", "small", *files, "-k", "2")
+    assert (code, out) == (0, "2 queries answered: answers.tsv\n")
+    assert len(Path("answers.tsv").read_text().splitlines()) == 1 + 2 * 2
+    for more in (("--head", "ada"), ("--json",)):
+        code, _, err = metasd("predict", "small", *files, *more)
+        assert (code, "--batch goes without" in err) == (2, True)
+    assert "go together" in metasd("predict", "small", *files[:2])[2]
+    assert "run folders" in metasd("predict", "small", "--source", "--head", "ada")[2]
 
 
 def test_a_graph_that_was_moved_or_changed(metasd: Command, folder: Path) -> None:
