@@ -72,7 +72,8 @@ def compress(
     """
     about: dict[str, Any] = {}
     if isinstance(model, Run):
-        run, model, vocabulary = model, model.model, model.vocabulary
+        run = model
+        model, vocabulary = run.model, run.vocabulary
         if not source and model.masks is None and run.config.train.objective != "dense":
             raise InputError(
                 f"{run.path} has no compact model yet: it stopped within compact.warmup_epochs "
