@@ -1,4 +1,4 @@
-"""A compressed model: queries in labels, answers in labels, from the compressed tables."""
+"""The compressed model: queries and answers in labels, computed from the compressed tables."""
 
 from __future__ import annotations
 
@@ -294,11 +294,11 @@ class CompressedModel(ModelParts):
             known = self.known.rows(given, relations)
             if candidates is not None:
                 known = _within(*known, candidates)
+        where = (self.tail_offset, self.num_entities)
         scores, places, total = self.entities.best(
             self.queries(given, relations),
             k,
-            self.tail_offset,
-            self.num_entities,
+            *where,
             rows=candidates,
             known=known,
             temperature=self.temperature,
@@ -364,12 +364,9 @@ class CompressedModel(ModelParts):
         greater, equal = np.zeros(len(given), np.int64), np.zeros(len(given), np.int64)
         for start in range(0, len(given), _SCORED):
             part = slice(start, start + _SCORED)
-            scores = self.entities.scores(
-                self.queries(given[part], relations[part]),
-                self.tail_offset,
-                self.num_entities,
-                threads=self.threads,
-            )
+            queries = self.queries(given[part], relations[part])
+            where = (self.tail_offset, self.num_entities)
+            scores = self.entities.scores(queries, *where, threads=self.threads)
             wanted = np.ascontiguousarray(targets[part])
             own = scores[np.arange(len(wanted)), wanted]
             indptr, indices = known(given[part], relations[part])

@@ -1,4 +1,4 @@
-"""Triples by number, in the order of an epoch: what a graph on disk is read through."""
+"""Batches of triples in the order of an epoch, read from memory or from a mapped file."""
 
 from mmap import mmap
 

@@ -3,7 +3,7 @@
 People are born, marry, move, work and have children over several generations. Nearly every relation
 follows by rules from the others, so that held-out triples can be learned: an uncle is a parent's
 brother, couples share a town, children are born where the parents live. Redundant relations
-(``child_of`` beside ``father_of``) are told for a random part only, and most symmetric relations in
+(``child_of`` beside ``father_of``) are written for a random part only, and most symmetric relations in
 one direction, so that looking up an inverse does not suffice.
 """
 
@@ -67,7 +67,7 @@ surveyor tanner translator vet watchmaker winemaker"""
 )
 
 # The share, in percent, of the true triples of a relation that the graph tells. The unlisted are
-# told in full.
+# written in full.
 _TOLD = {
     "parent_of": 25,
     "child_of": 20,
@@ -98,7 +98,7 @@ _SYMMETRIC = {
     "twin_of",
     "rival_of",
 }
-_SYMMETRIC_BOTH = 30  # percent of symmetric pairs that are told in both directions
+_SYMMETRIC_BOTH = 30  # percent of symmetric pairs that are written in both directions
 
 
 class World(NamedTuple):
@@ -162,10 +162,10 @@ def generate(num_entities: int = DEFAULT_ENTITIES, seed: int = 0) -> World:
         "located_in": _pairs(town + places, region + places % regions),
         "neighbour_of": _pairs(town + places, town + (places + regions) % towns),
     }
-    told = {name: _tell(name, true[name], rng) for name in sorted(true)}
-    relations = [name for name, pairs in told.items() if len(pairs)]
+    written = {name: _written(name, true[name], rng) for name in sorted(true)}
+    relations = [name for name, pairs in written.items() if len(pairs)]
     triples = np.concatenate(
-        [np.insert(told[name], 1, number, axis=1) for number, name in enumerate(relations)]
+        [np.insert(written[name], 1, number, axis=1) for number, name in enumerate(relations)]
     )
     entities = names + _place_names(towns, regions) + _PROFESSIONS[:professions]
     return World(entities, relations, _hold_out(triples, rng))
@@ -298,7 +298,7 @@ def _unique_labels(names: list[str]) -> list[str]:
 
 
 def _kinship(people: _People) -> dict[str, IntArray]:
-    """What follows from who begot and who married whom, told or not."""
+    """What follows from who begot and who married whom, written or not."""
     child = np.flatnonzero(people.father >= 0)
     fathers, mothers = _pairs(people.father[child], child), _pairs(people.mother[child], child)
     parents = np.concatenate([fathers, mothers])
@@ -390,7 +390,7 @@ def _to_spouse(people: _People, pairs: IntArray) -> IntArray:
     return _pairs(pairs[:, 0], people.spouse[pairs[:, 1]])
 
 
-def _tell(name: str, pairs: IntArray, rng: np.random.Generator) -> IntArray:
+def _written(name: str, pairs: IntArray, rng: np.random.Generator) -> IntArray:
     """The part of a relation's true pairs that the graph holds."""
     symmetric = name in _SYMMETRIC
     first, second = (np.sort(pairs, axis=1) if symmetric else pairs).T

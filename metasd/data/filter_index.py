@@ -13,6 +13,7 @@ from metasd.errors import InputError
 
 from .sorting import IntArray
 
+_CHECKED = 1 << 13  # keys unpacked at a time: what is freed stays with the process
 Array = npt.NDArray[Any]
 
 
@@ -82,15 +83,18 @@ class KnownAnswers:
                 f"{keys.shape} and {tails.dtype} {tails.shape}"
             )
         packed = np.ascontiguousarray(keys).view(f"V{width}")[:, 0]
-        numbers = _unpacked(packed)
-        if numbers.size and int(numbers.max()) >= num_entities * num_relations:
-            raise InputError(f"a known query is {numbers.max()}; it must be below N * R")
         if tails.size and int(tails.max()) >= num_entities:
             raise InputError(f"a known tail is {tails.max()}; there are {num_entities}")
-        before, after = numbers[:-1], numbers[1:]
-        rises = (after > before) | ((after == before) & (tails[1:] > tails[:-1]))
-        if not rises.all():
-            raise InputError(f"known triple {int(np.argmin(rises)) + 1} is out of order")
+        for start in range(0, len(packed), _CHECKED):
+            part = slice(max(start - 1, 0), start + _CHECKED)
+            numbers, answers = _unpacked(packed[part]), tails[part]
+            if (largest := int(numbers.max())) >= num_entities * num_relations:
+                raise InputError(f"a known query is {largest}; it must be below N * R")
+            before, after = numbers[:-1], numbers[1:]
+            rises = (after > before) | ((after == before) & (answers[1:] > answers[:-1]))
+            if not rises.all():
+                place = part.start + int(np.argmin(rises)) + 1
+                raise InputError(f"known triple {place} is out of order")
         return KnownAnswers(packed, None, tails, num_entities, 2 * num_relations)
 
     def rows(self, entity: npt.ArrayLike, relation: npt.ArrayLike) -> tuple[IntArray, IntArray]:

@@ -38,7 +38,7 @@ def pair_masks(lines: str) -> Masks:
 
 def inverse_counts(masks: Masks) -> npt.NDArray[np.float32]:
     """One over the number of bits per mask, fp32 (n,)."""
-    return np.reciprocal(np.maximum(_count(masks), 1))
+    return np.reciprocal(np.maximum(_count(masks), 1), dtype=np.float32)
 
 
 def most_alike(

@@ -58,6 +58,6 @@ def notes_of(
         for name in SPLITS[1:]
     }
     if any(shared.values()):
-        told = " and ".join(f"{count} {name}" for name, count in shared.items() if count)
-        notes.append(f"{told} triples are in train, too; they count")
+        counted = " and ".join(f"{count} {name}" for name, count in shared.items() if count)
+        notes.append(f"{counted} triples are in train, too; they count")
     return notes

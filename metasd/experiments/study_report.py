@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .plotting import Curve
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#8C6D1F", "#333333")
-"""Of a study's runs, if there are no more of them; told apart by every eye."""
+"""Of a study's runs, if there are no more of them; distinct to every eye."""
 _FRONTIER, _GREY = "#0072B2", "#b5b5b5"
 _MARKERS = {"source": "o", "compact": "D", "one-shot": "v"}
 

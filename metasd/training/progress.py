@@ -1,4 +1,4 @@
-"""Progress bars for epochs and batches; a line an epoch where standard error is no terminal."""
+"""Progress bars for epochs and batches; one line per epoch where standard error is no terminal."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -164,7 +164,7 @@ class Run:
 
     Attributes:
         path: the run folder.
-        history: one dict an epoch, as in history.jsonl.
+        history: one dict per epoch, as in history.jsonl.
         metrics: as in metrics.json; empty while the run is not finished.
     """
 

@@ -59,6 +59,16 @@ def test_keys_are_as_narrow_as_they_can_be() -> None:
     assert wide.answers(5, 2**20 + 2**21).tolist() == [2**31]
 
 
+def test_order_is_checked_across_parts() -> None:
+    triples = np.stack([np.arange(20_000), np.zeros(20_000, int), np.zeros(20_000, int)], axis=1)
+    known = KnownAnswers.of_triples(triples, 20_000, 1)
+    for place in (1, 8191, 8192, 8193, 19_999):
+        keys = known.key_array.copy()
+        keys[place] = keys[place - 1]
+        with pytest.raises(InputError, match=f"known triple {place} is out of order"):
+            KnownAnswers.of_arrays(keys, known.indices, 20_000, 1)
+
+
 def test_damaged_arrays_are_refused() -> None:
     known = KnownAnswers.of_triples(np.array([[0, 1, 2], [1, 0, 0], [3, 1, 1]]), 4, 2)
     keys, tails = known.key_array, known.indices

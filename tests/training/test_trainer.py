@@ -168,7 +168,7 @@ def test_separate_weights_are_what_is_compressed(
         resume(tmp_path / "run", ["train.epochs=5"])
 
 
-def test_a_student_may_take_over_the_source_of_a_finished_run(
+def test_a_compact_model_may_take_over_the_source_of_a_finished_run(
     small_graph: Graph, quick: Config, tmp_path: Path
 ) -> None:
     dense = quick.override({"train.objective": "dense", "train.epochs": 1, "train.seed": 3})
@@ -177,7 +177,7 @@ def test_a_student_may_take_over_the_source_of_a_finished_run(
     whole = train(small_graph, quick.override({**SEPARATE, "train.seed": 3}), tmp_path / "whole")
     settings = {**SEPARATE, "compact.warmup_epochs": 0, "compact.source": str(tmp_path / "source")}
     config = quick.override({**settings, "train.seed": 3})
-    run = train(small_graph, config, tmp_path / "student")
+    run = train(small_graph, config, tmp_path / "compact")
     # Neither its batches nor its quiz are those of the whole run's epochs: the source is the same.
     assert torch.allclose(run.model.entities, whole.model.entities, atol=1e-3)
     assert run.model.separate
@@ -212,7 +212,7 @@ def test_the_rate_falls_to_zero_in_the_last_share_of_the_steps(
     rates.clear()
     train(
         small_graph, quick.override(SEPARATE), tmp_path / "separate"
-    )  # a source's epoch, two of its student
+    )  # one epoch of the source, two of the compact model
     half = steps // 2
     assert rates[:half] == pytest.approx([lr * (1 - i / half) for i in range(half)])
     assert rates[half] == pytest.approx(lr)
