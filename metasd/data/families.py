@@ -3,8 +3,8 @@
 People are born, marry, move, work and have children over several generations. Nearly every relation
 follows by rules from the others, so that held-out triples can be learned: an uncle is a parent's
 brother, couples share a town, children are born where the parents live. Redundant relations
-(``child_of`` beside ``father_of``) are written for a random part only, and most symmetric relations in
-one direction, so that looking up an inverse does not suffice.
+(``child_of`` beside ``father_of``) are written for a random part only, and most symmetric relations
+in one direction, so that looking up an inverse does not suffice.
 """
 
 from __future__ import annotations
