@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-#include "amx.h"
+#include "amx_losses.h"
 #include "parallel.h"
 #include "passes.h"
 
@@ -38,7 +38,7 @@ namespace {
 
 #include "magnitudes.inl"
 #include "ranking.inl"
-#include "row_passes.inl"
+#include "loss_passes.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512bf16");
@@ -55,7 +55,7 @@ namespace {
 
 #include "magnitudes.inl"
 #include "ranking.inl"
-#include "row_passes.inl"
+#include "loss_passes.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512");
@@ -74,7 +74,7 @@ namespace {
 
 #include "magnitudes.inl"
 #include "ranking.inl"
-#include "row_passes.inl"
+#include "loss_passes.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx2");
@@ -88,7 +88,7 @@ namespace {
 
 #include "magnitudes.inl"
 #include "ranking.inl"
-#include "row_passes.inl"
+#include "loss_passes.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("portable");

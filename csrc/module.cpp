@@ -16,8 +16,8 @@
 #include <tuple>
 #include <vector>
 
-#include "engine.h"
-#include "amx.h"
+#include "compressed_table.h"
+#include "amx_losses.h"
 #include "labels.h"
 #include "passes.h"
 #include "topk_mask.h"

@@ -190,7 +190,7 @@ struct MagnitudeCounts {
 
 struct Passes {
   const char* isa;
-  bool amx;    // whole losses on tile registers (amx.h), beside the passes
+  bool amx;    // whole losses on tile registers (amx_losses.h), beside the passes
   void (*cross_entropy)(const CrossEntropyArgs&);
   void (*distillation)(const DistillationArgs&);
   void (*meta)(const MetaArgs&);

@@ -1,4 +1,4 @@
-"""Arguments of the losses that run whole on a processor's tile registers (csrc/amx.cpp)."""
+"""Arguments of the losses that run whole on a processor's tile registers (csrc/amx_losses.cpp)."""
 
 from collections.abc import Callable
 

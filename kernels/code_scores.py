@@ -20,7 +20,7 @@ def code_scores(
 
     A code of `bits` bits stands for `code - zero`, times the scale of its row. Columns are spread
     over planes: of n bytes per row, column `plane * n + k` is in byte k, and with 3 bits in the
-    bytes k of three runs of n / 3 (see csrc/engine.h).
+    bytes k of three runs of n / 3 (see csrc/compressed_table.h).
 
     Args:
         codes: uint8 (table rows, bytes per row).

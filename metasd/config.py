@@ -310,6 +310,8 @@ def _explain(error: ValidationError) -> str:
         key = next((k for k, _ in _flatten({key: first["input"]})), key)
         keys = [k for k, _ in _flatten(_schema_defaults())]
         last = {k.rpartition(".")[2]: k for k in reversed(keys)}
+        if key == "preset":
+            return "a preset is no setting: choose it by --preset, or by metasd.preset(name)"
         close = nearest(key, keys)
         if not close and (found := difflib.get_close_matches(key, last, n=1)):
             close = f'; did you mean "{last[found[0]]}"?'

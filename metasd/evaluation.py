@@ -55,6 +55,11 @@ def evaluate(
         of the relations by training triples); `by_relation`, by relation label, each with its
         number of `train` triples.
     """
+    if not isinstance(model, ModelView | CompressedModel):
+        raise TypeError(
+            "model must be run.model.source, run.model.compact or a CompressedModel; "
+            f"got {type(model).__name__}"
+        )
     graph = as_graph(graph)
     check_fits(model, graph)
     triples = graph.split(split)

@@ -176,9 +176,9 @@ def test_an_epoch_shows_every_triple_and_its_inverse_in_order(
             return Epoch(numbers, order, length, 3)
 
         whole, last = epoch(), math.ceil(length / 3) - 1
-        seen = [torch.stack(whole.batch(step), dim=1) for step in range(last + 1)]
+        seen = [torch.stack(whole.columns(step), dim=1) for step in range(last + 1)]
         assert torch.equal(torch.cat(seen), wanted)
-        assert torch.equal(torch.stack(epoch().batch(last), dim=1), seen[-1])  # after a resume
+        assert torch.equal(torch.stack(epoch().columns(last), dim=1), seen[-1])  # after a resume
 
 
 QUICK = preset("metasd").override(

@@ -1,7 +1,7 @@
 """Scores straight from codes of few bits (metasd.compressed), on a GPU.
 
-The arrays are those of csrc/engine.h. Products are exact to fp32's rounding: a code fits bf16, and
-a query is three bf16 parts.
+The arrays are those of csrc/compressed_table.h. Products are exact to fp32's rounding: a code fits
+bf16, and a query is three bf16 parts.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"

@@ -1,6 +1,6 @@
 """Scores straight from sparse rows (metasd.compressed), on a GPU, in fp32.
 
-The arrays are those of csrc/engine.h.
+The arrays are those of csrc/compressed_table.h.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"

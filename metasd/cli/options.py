@@ -90,5 +90,9 @@ def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None)
         raise InputError("the model does not name the graph that it is of: give --graph")
     data = load_graph(name, data_dir)
     if about and data.digest != about.get("digest"):
-        raise InputError(f"the model was trained on another graph than {name}: give --graph")
+        digest = str(about.get("digest"))
+        raise InputError(
+            f"the model was trained on another graph: {name} has digest {data.digest[:12]}, its "
+            f"own had {digest[:12]}; say by --graph where that is"
+        )
     return data

@@ -79,7 +79,7 @@ class Table:
 
     @cached_property
     def _coded(self) -> tuple[int, int, int, int, int, int, int, int, int, int]:
-        """The table as the engine takes it: see CodedTable in csrc/engine.h."""
+        """The table as the engine takes it: see CodedTable in csrc/compressed_table.h."""
         sparse = self.codec == "sparse"
         kind = (
             f"codes {self.weight_format}"

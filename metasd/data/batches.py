@@ -83,7 +83,8 @@ class Epoch:
         self._triples, self._order, self._length = triples, order, length
         self._size, self._first, self._columns = batch_size, -1, triples.columns(torch.empty(0))
 
-    def batch(self, step: int) -> Columns:
+    def columns(self, step: int) -> Columns:
+        """The triples of a step, counted from 0."""
         first = step // _STEPS * _STEPS
         if first != self._first:
             at = slice(first * self._size, min((first + _STEPS) * self._size, self._length))

@@ -27,7 +27,7 @@ def check_options(columns: str, split_ratios: tuple[float, float, float]) -> Non
         or not abs(sum(split_ratios) - 1) <= 1e-6
     ):
         raise InputError(
-            f"split_ratios must be three shares that sum to 1, the first not 0; got {split_ratios}"
+            f"split ratios must be three shares that sum to 1, the first not 0; got {split_ratios}"
         )
 
 

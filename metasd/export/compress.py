@@ -70,6 +70,8 @@ def compress(
     Raises:
         InputError: a codec that does not fit, or a graph that cannot be found.
     """
+    if not isinstance(model, Run | Model):
+        raise TypeError(f"model must be a Run or its model; got {type(model).__name__}")
     about: dict[str, Any] = {}
     if isinstance(model, Run):
         run = model

@@ -124,7 +124,7 @@ def _round(weights: Floats, weight_format: str, levels: str) -> tuple[Array, Flo
 
 
 def _pack(codes: Array, weight_format: str) -> Array:
-    """Bytes of whole numbers (rows, width): see CodedTable in csrc/engine.h."""
+    """Bytes of whole numbers (rows, width): see CodedTable in csrc/compressed_table.h."""
     bits, planes = CODES[weight_format], 8 if weight_format == "int3" else 8 // CODES[weight_format]
     width = -(-codes.shape[1] // planes)
     whole = np.zeros((len(codes), planes * width), np.uint8)

@@ -1,8 +1,10 @@
 """A training state as one safetensors file: written whole or not at all, never unpickled.
 
-Its metadata hold `metasd` (JSON: state, and the CRC-32 of every tensor, piece by piece) and the
-`crc32` of that text. Of several processes each writes and reads its own rows of the same file,
-which therefore continues a run on any number of them.
+Its tensors are those of `model_tensors` (source tables, masks, separate weights of the compact
+model) and, but for the best model, of `Step.optimizer_tensors`. Its metadata hold `metasd` (JSON:
+`TrainingState`, settings, the graph's digest, and the CRC-32 of every tensor, piece by piece) and
+the `crc32` of that text. In a distributed run each process writes and reads its own rows of the
+same file, which therefore continues a run on any number of processes.
 """
 
 import json

@@ -14,7 +14,7 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     """Sizes of a run: parameters, bytes by purpose, blocks and steps. Bytes are predictions.
 
     The peak is what the process is expected to hold at most: what it holds already, plus the tables
-    with their two optimiser states, separate weights of the compact model with theirs, and the most
+    with their two optimizer states, separate weights of the compact model with theirs, and the most
     that a step needs at once, in the meta step.
     """
     scoring = Scoring.named(config.model.name)(config.model.rank)
@@ -64,7 +64,7 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
         - (0 if not masks else math.ceil(config.prune.fraction * (entities + relations))),
         "bytes of tables": tables,
         "bytes of masks": masks,
-        "bytes of optimiser states": 2 * tables + own // 2,
+        "bytes of optimizer states": 2 * tables + own // 2,
         "bytes of a step at most": step,
         "score block": "tiles, in registers"
         if tiles

@@ -68,6 +68,8 @@ class RunFolder:
             shutil.rmtree(new.path, ignore_errors=True)
 
     def require(self) -> None:
+        if not self.path.exists():
+            raise InputError(f"{self.path}: not a run folder (it does not exist)")
         if not self.config.is_file():
             raise InputError(f"{self.path}: not a run folder (it has no config.yaml)")
 

@@ -431,11 +431,11 @@ class Trainer:
         count = len(self.triples)
         triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
         if settings.objective != "metasd":
-            return lambda at: (step.batch(*triples.batch(at)), None)
+            return lambda at: (step.batch(*triples.columns(at)), None)
         quiz_size = min(self.config.distill.quiz_batch_size or settings.batch_size, len(self.quiz))
         length = self.steps_per_epoch * quiz_size
         quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
-        return lambda at: (step.batch(*triples.batch(at)), step.batch(*quiz.batch(at)))
+        return lambda at: (step.batch(*triples.columns(at)), step.batch(*quiz.columns(at)))
 
     # Checkpoints
 
@@ -477,7 +477,7 @@ class Trainer:
             )
         state.stopped = (
             state.epoch >= settings.epochs
-            or state.total_steps >= (settings.max_steps or sys.maxsize)
+            or (state.best is not None and state.total_steps >= (settings.max_steps or sys.maxsize))
             or (
                 state.stopped
                 and bool(self.config.eval.patience)

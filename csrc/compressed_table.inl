@@ -1,4 +1,4 @@
-// Scores, decoding and checks of compressed tables. Included once per instruction set (engine.cpp).
+// Scores, decoding and checks of compressed tables. Included once per instruction set (compressed_table.cpp).
 // Rows are scored in strips of sixteen. A vector may read past the end of a row into the next one:
 // what it finds there meets a zero of the query. Past the end of an array it reads a copy.
 

@@ -1,6 +1,6 @@
 // Compiles the engine once per instruction set and chooses among them at run time.
 
-#include "engine.h"
+#include "compressed_table.h"
 
 #include <algorithm>
 #include <cmath>
@@ -132,7 +132,7 @@ namespace {
 #include "simd.inl"
 #include "tiles.inl"
 
-#include "engine.inl"
+#include "compressed_table.inl"
 }  // namespace
 const Engine kEngine = {"amx", score, decode, check};
 }  // namespace metasd::engine_amx
@@ -151,7 +151,7 @@ namespace metasd::engine_vnni {
 namespace {
 #include "simd.inl"
 
-#include "engine.inl"
+#include "compressed_table.inl"
 }  // namespace
 const Engine kEngine = {"avx512vnni", score, decode, check};
 }  // namespace metasd::engine_vnni
@@ -165,7 +165,7 @@ namespace metasd::engine_avx512 {
 namespace {
 #include "simd.inl"
 
-#include "engine.inl"
+#include "compressed_table.inl"
 }  // namespace
 const Engine kEngine = {"avx512", score, decode, check};
 }  // namespace metasd::engine_avx512
@@ -180,7 +180,7 @@ namespace metasd::engine_avx2 {
 namespace {
 #include "simd.inl"
 
-#include "engine.inl"
+#include "compressed_table.inl"
 }  // namespace
 const Engine kEngine = {"avx2", score, decode, check};
 }  // namespace metasd::engine_avx2
@@ -193,7 +193,7 @@ namespace metasd::engine_portable {
 namespace {
 #include "simd.inl"
 
-#include "engine.inl"
+#include "compressed_table.inl"
 }  // namespace
 const Engine kEngine = {"portable", score, decode, check};
 }  // namespace metasd::engine_portable

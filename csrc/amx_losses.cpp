@@ -15,7 +15,7 @@
 // the row passes need no sum across lanes, tables are read as they lie, and only G, q and a
 // transposed copy of the block have to be arranged in the pairs that the instruction wants.
 
-#include "amx.h"
+#include "amx_losses.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -186,7 +186,7 @@ struct CrossEntropy {
   }
 };
 
-// The notation of row_passes.inl: a = z_s / tau, b = z_p / tau.
+// The notation of loss_passes.inl: a = z_s / tau, b = z_p / tau.
 template <bool kMutual, bool kCubed>
 struct Distillation {
   static constexpr int kScores = 2, kOperands = 2, kStats = kDistillationStats, kFirstTarget = 8;
