@@ -152,6 +152,38 @@ class EvalConfig(_Section):
         return metric
 
 
+TUNABLE = (
+    "model.rank",
+    "train.epochs",
+    "train.batch_size",
+    "train.lr",
+    "regularizer.weight",
+    "relation_prediction.weight",
+)
+"""Settings that can be chosen for the graph at hand."""
+
+
+class TuneConfig(_Section):
+    settings: list[str] = Field(
+        list(TUNABLE),
+        description="settings that are chosen for the graph: by default all that can be and that "
+        "are not given; a setting given as `auto` is one of them",
+    )
+    budget: float | None = Field(
+        None,
+        ge=0,
+        description="minutes for the search on valid that chooses; 0: by rules alone; default: as "
+        "much work as half of the training",
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _tunable(cls, settings: list[str]) -> list[str]:
+        if unknown := [key for key in settings if key not in TUNABLE]:
+            raise ValueError(f"may hold {', '.join(TUNABLE)}; got {unknown[0]!r}")
+        return [key for key in TUNABLE if key in settings]
+
+
 class CheckpointConfig(_Section):
     every: int = Field(1, ge=1, description="epochs between checkpoints")
     minutes: float = Field(10.0, gt=0, description="and at least every so many minutes")
@@ -168,11 +200,12 @@ class Config(_Section):
     compact: CompactConfig = CompactConfig()
     distill: DistillConfig = DistillConfig()
     eval: EvalConfig = EvalConfig()
+    tune: TuneConfig = TuneConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**_nested(values))
+            super().__init__(**_chosen(TUNABLE, _nested(values)))
         except ValidationError as error:
             raise InputError(_explain(error)) from None
 
@@ -181,7 +214,7 @@ class Config(_Section):
         dense = self.train.objective == "dense"
         if dense and self.eval.metric.startswith("compact."):
             self.eval.metric = self.eval.metric.replace("compact.", "source.")
-        if self.warmup_epochs and self.warmup_epochs >= self.train.epochs:
+        if self.compact.warmup_epochs >= 1 and self.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"compact.warmup_epochs = {self.compact.warmup_epochs} leaves the compact model "
                 f"none of train.epochs = {self.train.epochs}: {self.warmup_epochs + 1} are needed"
@@ -243,7 +276,8 @@ class Config(_Section):
         """A copy with dotted keys changed: `["train.lr=0.2", ...]` or `{"train.lr": 0.2, ...}`."""
         if not isinstance(settings, Mapping):
             settings = dict(_parse(setting) for setting in settings)
-        return Config(**_merge(self.model_dump(), _nested(settings)))
+        changes = _chosen(self.tune.settings, _nested(settings))
+        return Config(**_merge(self.model_dump(), changes))
 
     def flat(self) -> dict[str, Any]:
         """Dotted keys and their values."""
@@ -279,6 +313,24 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
         first, dot, rest = key.partition(".")
         nested = _merge(nested, {first: _nested({rest: value}) if dot else value})
     return nested
+
+
+def _chosen(tuned: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with what they leave of `tune.settings`.
+
+    A setting that is given leaves the list; one given as `auto` joins it. A list that is given
+    itself stands.
+    """
+    given = dict(_flatten(values))
+    left: Any = given.get("tune.settings", [key for key in tuned if key not in given])
+    if not isinstance(left, list) or "tune" in given:
+        return values  # pydantic words what is wrong
+    for key in TUNABLE:
+        if given.get(key) == "auto":
+            left = [*left, key]
+            section, _, name = key.partition(".")
+            values = {**values, section: {k: v for k, v in values[section].items() if k != name}}
+    return _merge(values, {"tune": {"settings": left}})
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,6 +399,7 @@ def preset(name: str = "default") -> Config:
 # MetaSD (Findings of EMNLP 2022): the compact model is the source's tables under a magnitude mask
 # that keeps a tenth; the two teach each other. At a rank and batch that a CPU trains.
 _METASD: dict[str, Any] = {
+    "tune.settings": [],
     "train.objective": "metasd",
     "train.decay": 0.0,
     "compact.weights": "shared",
