@@ -125,8 +125,10 @@ class _Fit:
         """log sum exp of the scores of known entities, (n, 1), for queries without new rows."""
         found = []
         for start in range(0, len(self.fixed), _CHUNK):
-            queries = self._queries(self.fixed[start : start + _CHUNK])
-            found.append(_softmax(queries @ self.tails[self.known].T)[1])
+            triples = self.fixed[start : start + _CHUNK]
+            candidates, offset = self._candidates(triples[:, 2])
+            offset[self.new_entity[candidates]] = -np.inf
+            found.append(_softmax(self._queries(triples) @ self.tails[candidates].T + offset)[1])
         return np.concatenate([*found, np.empty((0, 1), np.float32)])
 
     def _add_fixed(self, part: slice, gradient: Floats) -> None:
