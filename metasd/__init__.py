@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from metasd.data.store import prepare
     from metasd.errors import InputError
     from metasd.evaluation import evaluate
+    from metasd.export.add import add_entities
     from metasd.export.compress import compress
     from metasd.models.base import Scoring
     from metasd.models.model import Model
@@ -40,6 +41,7 @@ _MODULES = {
     "Model": "models.model",
     "Run": "training.run",
     "Scoring": "models.base",
+    "add_entities": "export.add",
     "compress": "export.compress",
     "distributed": "distributed",
     "evaluate": "evaluation",
@@ -59,6 +61,7 @@ __all__ = [
     "Model",
     "Run",
     "Scoring",
+    "add_entities",
     "compress",
     "distributed",
     "evaluate",

@@ -19,6 +19,15 @@ from metasd.models.model import ModelView
 FREQUENCIES = ("frequent", "medium", "rare")
 """Thirds of the relations by their number of train triples."""
 
+PROTOCOL = {
+    "filter": ["train", "valid", "test"],
+    "ties": "realistic rank: the mean of the optimistic and the pessimistic one",
+    "sides": "head and tail, averaged over queries",
+    "candidates": "all entities",
+    "precision": "fp32",
+}
+"""How the metrics of a run are computed."""
+
 _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once
 
 

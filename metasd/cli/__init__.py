@@ -12,7 +12,7 @@ import typer
 
 from metasd.errors import InputError
 
-from . import experiments, graphs, models, training
+from . import add, experiments, graphs, models, training
 from .output import fail
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for _command in (
     training.resume,
     models.evaluate,
     models.compress,
+    add.add,
     models.predict,
     models.info,
     models.serve,

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from metasd.data.graph import Graph
     from metasd.distributed import ProcessGrid
     from metasd.training.run import Run
+    from metasd.training.warm_start import WarmStart
+
+ContinueFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Continue from a run or compressed model of an earlier state of the graph.",
+    ),
+]
 
 
 def train(
@@ -38,12 +48,13 @@ def train(
         ),
     ] = "families",
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             help="Settings to start from: default, metasd, fb15k-237-paper or wn18rr-paper.",
+            show_default="default; with --from, the old run's",
         ),
-    ] = "default",
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
     ] = None,
@@ -60,6 +71,7 @@ def train(
             show_default="runs/<graph>-<n>",
         ),
     ] = None,
+    from_: ContinueFrom = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
     split_ratios: SplitRatios = None,
@@ -75,14 +87,18 @@ def train(
     from metasd.environment import training_device
     from metasd.training import trainer
     from metasd.training.estimate import estimate
-    from metasd.training.run import RunFolder, check_source, free_run_dir
+    from metasd.training.run import RunFolder, free_run_dir
+    from metasd.training.warm_start import WarmStart, check_source
 
-    settings = _settings(preset, config, set_ or [])
+    start = WarmStart.load(from_) if from_ is not None else None
+    settings = _settings(preset, config, set_ or [], start)
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     training_device(settings.train.device)
     ratios = parse_split_ratios(graph, split_ratios)
     data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios)
+    if start is not None:
+        start.check(settings, data)
     if dry_run:
         check_source(settings, data)
         print_record(estimate(data, settings), as_json)
@@ -90,8 +106,12 @@ def train(
     path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
     if not as_json:
-        _describe(data, path)
-    _train(lambda: trainer.train(data, settings, path, processes=processes), path, as_json)
+        _describe(data, path, start)
+    _train(
+        lambda: trainer.train(data, settings, path, continue_from=start, processes=processes),
+        path,
+        as_json,
+    )
 
 
 def resume(
@@ -119,11 +139,13 @@ def resume(
     )
 
 
-def _settings(preset: str, file: Path | None, settings: list[str]) -> "Config":
+def _settings(
+    preset: str | None, file: Path | None, settings: list[str], start: "WarmStart | None"
+) -> "Config":
     from metasd.config import Config
     from metasd.config import preset as preset_of
 
-    config = preset_of(preset)
+    config = start.config if start and preset is None else preset_of(preset or "default")
     if file is not None:
         config = config.override(Config.read(file))
     return config.override(settings)
@@ -167,7 +189,7 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
     print(f"run folder: {finished.path}")
 
 
-def _describe(graph: "Graph", path: Path) -> None:
+def _describe(graph: "Graph", path: Path, start: "WarmStart | None") -> None:
     print(
         f"{graph.name}: {graph.num_entities} entities, {graph.num_relations} relations, "
         f"{len(graph.train)} train / {len(graph.valid)} valid / {len(graph.test)} test triples"
@@ -179,4 +201,10 @@ def _describe(graph: "Graph", path: Path) -> None:
             f"note: {graph.unseen['valid']} valid and {graph.unseen['test']} test triples have an "
             "entity or relation that is not in train; they count"
         )
+    if start is not None:
+        record = start.record(graph)
+        for name in ("entities", "relations"):
+            kept, new, dropped = record[name].values()
+            gone = f", {dropped} are dropped: the graph has them no more" if dropped else ""
+            print(f"note: {kept} {name} start from {start.path}, {new} are new{gone}")
     print(f"run folder: {path}", flush=True)

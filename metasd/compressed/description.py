@@ -50,7 +50,10 @@ def model_card(model: ModelParts) -> str:
     info, about = describe(model), model.about
     head = json.dumps(model.entity_labels.human(0), ensure_ascii=False)
     relation = json.dumps(model.relation_labels[0], ensure_ascii=False)
-    graph = about.get("graph", {}).get("name", "a graph of its own")
+    added = about.get("added", {})
+    graph = about.get("graph", added.get("to", {})).get("name", "a graph of its own")
+    if added:
+        graph += f" and {added['entities']:,} entities added since"
     lines = [
         "---",
         "library_name: metasd",

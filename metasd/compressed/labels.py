@@ -86,6 +86,11 @@ class Labels(Sequence[str]):
         human = [] if raw else self._human.places(text)
         return find_label(text, self, raw, human, self._near(text), self._what)
 
+    def get(self, text: str) -> int | None:
+        """What `find` gives, or None where nothing is called that."""
+        found = self._raw.places(text) or self._human.places(text)
+        return self.find(text) if found else None
+
     @cached_property
     def names(self) -> NameIndex:
         """All human labels, then all labels, to be searched: place i is of the id i % n."""

@@ -141,6 +141,12 @@ class KnownAnswers:
         """The sorted known answers of one query."""
         return self.rows([entity], [relation])[1]
 
+    @property
+    def triples(self) -> IntArray:
+        """The triples behind packed keys, int64 (n, 3), sorted."""
+        head, relation = np.divmod(_unpacked(self.keys), self.num_relations // 2)
+        return np.stack([head, relation, self.indices.astype(np.int64)], axis=1)
+
     def __len__(self) -> int:
         """Answers: one per triple with packed keys, else one per triple and direction."""
         return len(self.indices)

@@ -14,6 +14,7 @@ from metasd.compressed.table import (
     OFFSETS,
     Array,
     Floats,
+    Integers,
     Table,
     address,
     code_bytes,
@@ -63,9 +64,59 @@ def encode(weights: Array, codec: str, weight_format: str = "", levels: str = ""
     table = Table(**description, arrays={})
     if codec == "sparse":
         return _encode_sparse(table, weights, levels)
+    columns = np.flatnonzero(weights.any(axis=0)) if codec == "column" else None
+    return _encode_rows(table, weights, levels, columns)
+
+
+def insert_rows(table: Table, weights: Floats, order: Integers) -> Table:
+    """A table with rows added, in the codec and weight format that it has.
+
+    Of a sparse table, an added row keeps its largest weights, as many as the others have on
+    average; of a column table, the columns that are there.
+
+    Args:
+        weights: fp32 (n, width), at least one row.
+        order: int64 (rows + n,): row i of the result is row order[i] of the table and, behind it,
+            the weights.
+    """
+    description = replace(table, rows=len(weights), arrays={})
+    if table.codec == "sparse":
+        kept = max(round(table.nonzero / table.rows), 1)
+        least = np.sort(np.abs(weights), axis=1)[:, -kept, None]
+        largest = np.where(np.abs(weights) >= least, weights, np.float32(0))
+        added = _encode_sparse(description, largest, "", table.columns)
+        return _joined_sparse(table, added, order)
+    columns = table.arrays.get("columns")
+    added = _encode_rows(description, weights, "", columns)
+    arrays = {
+        name: array if name == "columns" else np.concatenate([array, added.arrays[name]])[order]
+        for name, array in table.arrays.items()
+    }
+    return replace(table, rows=len(order), arrays=arrays)
+
+
+def _joined_sparse(table: Table, added: Table, order: Integers) -> Table:
+    """Rows of two sparse tables whose columns are stored alike, in an order of their own."""
+    both = {
+        name: np.concatenate([array, added.arrays[name]])
+        for name, array in table.arrays.items()
+        if name != "indptr"
+    }
+    starts = [part.arrays["indptr"].astype(np.int64) for part in (table, added)]
+    first = np.concatenate([starts[0][:-1], starts[0][-1] + starts[1][:-1]])[order]
+    count = np.concatenate([np.diff(start) for start in starts])[order]
+    indptr = np.concatenate([[0], np.cumsum(count)])
+    place = np.repeat(first - indptr[:-1], count) + np.arange(indptr[-1])
+    by_row = ("scale", "columns") if table.columns == "bits" else ("scale",)
+    arrays = {name: both[name][order if name in by_row else place] for name in both}
+    arrays["indptr"] = _offsets32(indptr)
+    return replace(table, rows=len(order), arrays=arrays)
+
+
+def _encode_rows(table: Table, weights: Array, levels: str, columns: Array | None) -> Table:
+    """Every weight of the table, or of some of its columns."""
     arrays: dict[str, Array] = {}
-    if codec == "column":
-        columns = np.flatnonzero(weights.any(axis=0))
+    if columns is not None:
         arrays["columns"] = (columns if len(columns) else np.zeros(1, np.int64)).astype(np.uint32)
         weights = np.ascontiguousarray(weights[:, arrays["columns"]])
     if table.weight_format in ("int3", "int2"):
@@ -141,7 +192,8 @@ def _pack(codes: Array, weight_format: str) -> Array:
     return packed
 
 
-def _encode_sparse(table: Table, weights: Array, levels: str) -> Table:
+def _encode_sparse(table: Table, weights: Array, levels: str, code: str = "") -> Table:
+    """Columns are stored as `code` says, or in the way that takes fewest bytes."""
     parts, kept, scales, counts = [], [], [], []
     for part in _split(weights):
         rounded, scale = _round(part, table.weight_format, levels)
@@ -164,7 +216,7 @@ def _encode_sparse(table: Table, weights: Array, levels: str) -> Table:
         "index16": len(values) * (2 + size) if table.width <= 2**16 else 2**62,
         "bits": table.rows * -(-table.width // 8) + len(values) * size,
     }
-    code = min(sizes, key=lambda name: sizes[name])
+    code = code or min(sizes, key=lambda name: sizes[name])
     arrays: dict[str, Array] = {}
     if code == "delta8":
         place = np.arange(len(values)) + np.cumsum(bridges)
@@ -183,9 +235,13 @@ def _encode_sparse(table: Table, weights: Array, levels: str) -> Table:
             bits = np.zeros((table.rows, table.width), bool)
             bits[np.repeat(np.arange(table.rows), count), column] = True
             arrays["columns"] = np.packbits(bits, axis=1, bitorder="little")
-    if start[-1] >= 2**32:
-        raise InputError(f"a sparse table may keep 2^32 weights; got {start[-1]}")
-    arrays["indptr"] = start.astype(np.uint32)
+    arrays["indptr"] = _offsets32(start)
     if scales:
         arrays["scale"] = np.concatenate(scales)
     return replace(table, columns=code, arrays=arrays)
+
+
+def _offsets32(offsets: Integers) -> Array:
+    if offsets[-1] >= 2**32:
+        raise InputError(f"a sparse table may keep 2^32 weights; got {offsets[-1]}")
+    return offsets.astype(np.uint32)

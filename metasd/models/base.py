@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
+
 from metasd.errors import InputError, nearest
 
 Rows = Any
@@ -67,3 +69,15 @@ class Scoring(ABC):
     @abstractmethod
     def relation_query(self, head: Rows, tail: Rows) -> Rows:
         """(B, relation width): the vector whose product with a relation row is the score."""
+
+    def head_query(self, relation: Rows, tail: Rows) -> Rows:
+        """(B, entity width): the vector whose product with a head row is the score.
+
+        numpy arrays only. It follows from `query`, which is linear in the head; the scoring
+        functions of this package give it in closed form, which is faster.
+        """
+        rows = np.empty((len(tail), self.entity_width), np.float32)
+        unit = np.eye(self.entity_width, dtype=np.float32)
+        for i, (one, other) in enumerate(zip(relation, tail, strict=True)):
+            rows[i] = self.query(unit, np.repeat(one[None], len(unit), 0)) @ other
+        return rows

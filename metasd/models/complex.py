@@ -15,6 +15,9 @@ class ComplEx(Scoring):
     def relation_query(self, head: Rows, tail: Rows) -> Rows:
         return _product(head, tail, conjugate=True)
 
+    def head_query(self, relation: Rows, tail: Rows) -> Rows:
+        return _product(relation, tail, conjugate=True)
+
 
 def _product(x: Rows, y: Rows, conjugate: bool = False) -> Rows:
     """`x * y`, or `conj(x) * y`, of rows [real | imaginary]."""

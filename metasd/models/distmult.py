@@ -11,3 +11,6 @@ class DistMult(Scoring):
 
     def relation_query(self, head: Rows, tail: Rows) -> Rows:
         return head * tail
+
+    def head_query(self, relation: Rows, tail: Rows) -> Rows:
+        return relation * tail

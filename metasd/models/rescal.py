@@ -12,3 +12,6 @@ class RESCAL(Scoring):
 
     def relation_query(self, head: Rows, tail: Rows) -> Rows:
         return (head[:, :, None] * tail[:, None, :]).reshape(len(head), -1)
+
+    def head_query(self, relation: Rows, tail: Rows) -> Rows:
+        return (relation.reshape(-1, self.rank, self.rank) @ tail[:, :, None])[:, :, 0]

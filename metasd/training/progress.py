@@ -1,8 +1,9 @@
-"""Progress bars for epochs and batches; one line per epoch where standard error is no terminal."""
+"""Progress bars for epochs and batches; one line per epoch where nothing can show them."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,10 +12,17 @@ from rich.console import Console
 
 
 class Progress:
-    """An epoch bar and a batch bar with loss, triples/s and the time left, on standard error."""
+    """An epoch bar and a batch bar with loss, triples/s and the time left.
+
+    They are on standard error if that is a terminal, or in a notebook that has ipywidgets.
+    """
 
     def __init__(self, epochs: int, done: int, quiet: bool = False) -> None:
-        self._console, self._quiet = Console(file=sys.stderr), quiet
+        console = Console(file=sys.stderr)
+        notebook = console.is_jupyter and find_spec("ipywidgets") is not None
+        bars_shown = console.is_terminal or notebook
+        self._lines = not quiet and not bars_shown
+        self._last: dict[str, Any] = {}
         self._bars = bars.Progress(
             bars.TextColumn("{task.description:>14}"),
             bars.BarColumn(),
@@ -22,8 +30,8 @@ class Progress:
             bars.TimeElapsedColumn(),
             bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[note]}"),
-            console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            console=console,
+            disable=quiet or not bars_shown,
             transient=True,
         )
         self._total = epochs
@@ -59,15 +67,17 @@ class Progress:
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         self._bars.update(self._epochs, completed=record["epoch"])
+        valid = {name: found for name, found in record.items() if name.startswith("valid/")}
         scores = [
             f"{name.removeprefix('valid/')} {found['mrr']:.4f}"
-            for name, found in record.items()
-            if name.startswith("valid/")
+            for name, found in valid.items()
+            if found is not self._last.get(name)  # that of a source which is not trained any more
         ]
+        self._last |= valid
         note = "valid MRR: " + ", ".join(scores)
         if scores:
             self._bars.update(self._epochs, note=note)
-        if not self._console.is_terminal and not self._quiet:
+        if self._lines:
             rate = f"{record['triples_per_second']:,.0f} triples/s"
             losses = [
                 f"{name.removeprefix('loss/')} {value:.3f}"

@@ -14,7 +14,7 @@ from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
-from metasd.errors import InputError, error_context
+from metasd.errors import InputError
 from metasd.files import write_text
 from metasd.models.model import Model
 
@@ -28,6 +28,7 @@ class RunFolder:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.graph = self.path / "graph.json"
+        self.warm_start = self.path / "warm_start.json"
         self.history = self.path / "history.jsonl"
         self.metrics = self.path / "metrics.json"
         self.checkpoints = self.path / "checkpoints"
@@ -49,10 +50,13 @@ class RunFolder:
             why = "may not be written to" if above.is_dir() else "is not a folder"
             raise InputError(f"{self.path}: cannot be made ({above} {why})")
 
-    def create(self, graph: Graph, config: Config) -> None:
+    def create(
+        self, graph: Graph, config: Config, warm_start: dict[str, Any] | None = None
+    ) -> None:
         """Makes the folder with configuration and vocabulary, all at once or not at all.
 
-        A path that already has something in it is never written to.
+        A path that already has something in it is never written to. `warm_start`: what
+        `WarmStart.record` says, of a run that continues from another one.
         """
         new = RunFolder(self.path.with_name(f".{self.path.name}.new{os.getpid()}"))
         try:
@@ -61,6 +65,8 @@ class RunFolder:
             graph.save_vocabulary(new.path)
             description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
             write_text(new.graph, json.dumps(description, indent=1) + "\n")
+            if warm_start is not None:
+                write_text(new.warm_start, json.dumps(warm_start, indent=1) + "\n")
             new.path.replace(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be made ({error.strerror})") from None
@@ -95,6 +101,16 @@ class RunFolder:
     def append_history(self, record: dict[str, Any]) -> None:
         with self.history.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def read_warm_start(self) -> dict[str, Any] | None:
+        """What the run continued from, if it began with a warm start."""
+        if not self.warm_start.exists():
+            return None
+        try:
+            record = json.loads(self.warm_start.read_text(encoding="utf-8"))
+            return {"path": str(record["path"]), **record}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{self.warm_start}: damaged") from None
 
     def load_graph(self, data_dir: str | Path | None = None, moved: str | None = None) -> Graph:
         """The graph that the run was trained on; another one under its name is refused.
@@ -143,21 +159,6 @@ def free_run_dir(graph: Graph) -> Path:
     while (path := Path("runs") / f"{name}-{n}").exists():
         n += 1
     return path
-
-
-def check_source(config: Config, graph: Graph) -> None:
-    """Raises InputError where the run that `compact.source` names is none for this one."""
-    if config.compact.source is None:
-        return
-    folder = RunFolder(config.compact.source)
-    folder.require()
-    with error_context("compact.source"):
-        folder.check_graph(graph)
-    if (theirs := Config.load(folder.config).model) != (ours := config.model):
-        raise InputError(
-            f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
-            f"this run is {ours.name} of rank {ours.rank}"
-        )
 
 
 @dataclass

@@ -30,6 +30,12 @@ def phase(config: "Config", epoch: int) -> Phase:
     return Phase.SEPARATE if config.has_separate_weights else Phase.SHARED
 
 
+def is_source_frozen(config: "Config", epochs: int) -> bool:
+    """Whether no step after so many epochs changes the source."""
+    alone = config.has_separate_weights and config.train.objective != "metasd"
+    return alone and epochs >= config.warmup_epochs
+
+
 def lr_factor(config: "Config", epoch: int, epochs_done: float) -> float:
     """The factor of the learning rate, which falls to 0 over the last `train.decay` of the steps.
 

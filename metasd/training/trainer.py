@@ -22,7 +22,7 @@ from metasd.data.load import as_graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import peak_memory, training_device, versions
 from metasd.errors import Diverged, InputError
-from metasd.evaluation import evaluate
+from metasd.evaluation import PROTOCOL, evaluate
 from metasd.files import lock, write_text
 from metasd.models.base import Scoring
 from metasd.models.masks import check_fraction, draw_masks
@@ -39,10 +39,11 @@ from .checkpoint import (
     restore_model,
 )
 from .progress import Progress
-from .run import Run, RunFolder, check_source, free_run_dir
+from .run import Run, RunFolder, free_run_dir
 from .step import Batch, Step
 from .stop_signal import Signals
 from .tensorboard import Events
+from .warm_start import WarmStart, take_source
 
 
 class Interrupted(Exception):
@@ -54,15 +55,19 @@ def train(
     config: Config | Mapping[str, Any] | None = None,
     run_dir: str | Path | None = None,
     *,
+    continue_from: str | Path | WarmStart | None = None,
     processes: ProcessGrid = SINGLE_PROCESS,
 ) -> Run:
     """Trains a source and a compact model on a graph and evaluates both.
 
     Args:
         graph: the graph, or its name or path (see `load_graph`).
-        config: every setting, or those that differ from `Config()`, by dotted key.
+        config: every setting, or those that differ from `Config()`, by dotted key; with
+            `continue_from`, those that differ from `WarmStart.config`.
         run_dir: the run folder, which must not exist yet; by default the first free
             `runs/<graph>-<n>`.
+        continue_from: a run or compressed model of an earlier state of the graph. Its source's rows
+            are taken over by label; rows of new entities and relations are fitted to their triples.
         processes: this process's place among several (`distributed.start`), all of which call this.
 
     Returns:
@@ -70,18 +75,22 @@ def train(
         each with its own block of entities.
 
     Raises:
-        InputError: the folder exists, the graph is too small, a loss became NaN, the disk is full.
+        InputError: the folder exists, the graph is too small, a loss became NaN, the disk is full,
+            or `continue_from` is of another scoring function or rank.
         Interrupted: SIGINT or SIGTERM; `resume` continues to the same weights.
     """
+    start = continue_from
+    if start is not None and not isinstance(start, WarmStart):
+        start = WarmStart.load(start)
     if not isinstance(config, Config):
-        config = Config().override(config or {})
+        config = (start.config if start else Config()).override(config or {})
     graph = as_graph(graph)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
     trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
-    trainer.begin()
+    trainer.begin(start)
     if processes.is_main:
-        folder.create(graph, config)
+        folder.create(graph, config, start.record(graph) if start else None)
     with _alone_in(folder, processes):
         return trainer.run()
 
@@ -126,7 +135,8 @@ def resume(
             if trainer.state.best is not None:  # the last evaluation needs it: check it now
                 Checkpoint.load(folder.best, MODEL_TENSORS, trainer.layout)
         else:  # stopped before the first checkpoint: anew
-            trainer.begin()
+            origin = folder.read_warm_start()
+            trainer.begin(WarmStart.load(origin["path"]) if origin else None)
             if processes.is_main:
                 folder.truncate_history(0)
         if settings and processes.is_main:
@@ -186,6 +196,7 @@ class Trainer:
         if config.train.objective != "dense":
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)
         self.state = TrainingState()
+        self._frozen_source: dict[str, float] | None = None
         self._start_step()
         _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
 
@@ -200,22 +211,12 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.triples) / self.config.train.batch_size)
 
-    def begin(self) -> None:
-        """Takes over the best source of `compact.source`, with the last state of its optimiser."""
-        if self.config.compact.source is None:
-            return
-        folder = RunFolder(self.config.compact.source)
-        check_source(self.config, self.graph)
-        checkpoint = Checkpoint.load(folder.last, layout=self.layout)
-        best = checkpoint
-        if folder.best.exists():
-            best = Checkpoint.load(folder.best, MODEL_TENSORS, self.layout)
-        source = self._restored(best)
-        self.model.entities.copy_(source.entities)
-        self.model.relations.copy_(source.relations)
-        for key, tensor in self.step.optimizer_tensors().items():
-            if key.startswith("adagrad."):
-                tensor.copy_(checkpoint.tensors[key])
+    def begin(self, start: WarmStart | None = None) -> None:
+        """Takes over the source of `compact.source`, or the rows of a warm start."""
+        if start is not None:
+            start.fill(self.model, self.config, self.graph)
+        elif self.config.compact.source is not None:
+            take_source(self.model, self.step, self.config, self.graph, self.layout)
 
     def _restored(self, checkpoint: Checkpoint) -> Model:
         graph = self.graph
@@ -307,12 +308,7 @@ class Trainer:
             "peak_memory_bytes": self.processes.all_reduce_max(peak_memory(self.device)),
             "prune_fraction": schedule.prune_fraction(self.config, state.epoch),
         }
-        state.epoch, state.step, state.sums, state.seconds = (
-            state.epoch + 1,
-            0,
-            {},
-            0.0,
-        )
+        state.epoch, state.step, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         state.stopped = state.epoch >= settings.epochs or state.total_steps >= (
             settings.max_steps or sys.maxsize
         )
@@ -334,10 +330,7 @@ class Trainer:
         state, settings = self.state, self.config.eval
         if len(self.graph.valid):
             for name, view in self.model.views.items():
-                found = self._evaluate("valid", view, f"valid {name}")
-                record[f"valid/{name}"] = {
-                    k: found[k] for k in ("mrr", "mr", "hits@1", "hits@3", "hits@10")
-                }
+                record[f"valid/{name}"] = self._valid_metrics(name, view)
             model, _, metric = self._chosen_by().partition(".")
             score = float(record[f"valid/{model}"][metric])
         else:
@@ -354,6 +347,16 @@ class Trainer:
             state.without_gain += 1
             if settings.patience and state.without_gain >= settings.patience:
                 state.stopped = True
+
+    def _valid_metrics(self, name: str, view: ModelView) -> dict[str, float]:
+        """Of a source that does not change any more, what was found the last time."""
+        if name == "source" and self._frozen_source is not None:
+            return self._frozen_source
+        found = self._evaluate("valid", view, f"valid {name}")
+        kept = {key: found[key] for key in ("mrr", "mr", "hits@1", "hits@3", "hits@10")}
+        if name == "source" and schedule.is_source_frozen(self.config, self.state.epoch):
+            self._frozen_source = kept
+        return kept
 
     def _chosen_by(self) -> str:
         """`eval.metric`, of the source as long as there is no other model."""
@@ -374,11 +377,7 @@ class Trainer:
                     for name, view in self.model.views.items()
                 }
         metrics["protocol"] = {
-            "filter": ["train", "valid", "test"],
-            "ties": "realistic rank: the mean of the optimistic and the pessimistic one",
-            "sides": "head and tail, averaged over queries",
-            "candidates": "all entities",
-            "precision": "fp32",
+            **PROTOCOL,
             "graph": self.graph.name,
             "graph_sha256": self.graph.digest,
             "unseen": self.graph.unseen,
@@ -389,6 +388,8 @@ class Trainer:
             "density": self.model.density(),
             "versions": versions(),
         }
+        if origin := self.folder.read_warm_start():
+            metrics["protocol"]["continued_from"] = origin
         if self.processes.is_main:
             write_text(self.folder.metrics, json.dumps(metrics, indent=1) + "\n")
         history = self.folder.read_history()

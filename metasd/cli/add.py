@@ -1,0 +1,46 @@
+"""The command `add`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from metasd.errors import InputError
+
+from .options import Columns, Json, load_compressed
+from .output import print_record
+
+
+def add(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder of `metasd compress`.")],
+    triples: Annotated[
+        Path, typer.Argument(metavar="TRIPLES", help="A file of triples, as of a graph.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the new model.", show_default="MODEL, which is replaced"),
+    ] = None,
+    columns: Columns = "hrt",
+    as_json: Json = False,
+) -> None:
+    """Add the new entities of some triples to a compressed model, without training."""
+    from metasd.data.triple_files import read_triples
+    from metasd.export.add import add_entities
+
+    small = load_compressed(model)
+    if small is None:
+        raise InputError(
+            f"{model} is no compressed model; a run is continued by `metasd train GRAPH --from RUN`"
+        )
+    names = [np.array(column.labels)[column.codes] for column in read_triples(triples, columns)]
+    grown = add_entities(small, np.stack(names, axis=1).tolist())
+    folder = out or model
+    grown.save_pretrained(folder)
+    record = {
+        "folder": str(folder),
+        "new entities": grown.num_entities - small.num_entities,
+        "entities": grown.num_entities,
+        "known triples": None if grown.known is None else len(grown.known),
+    }
+    print_record(record, as_json)
