@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -14,36 +14,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metasd import _C
 from metasd.config import Config
-from metasd.data.batches import Epoch, Order, entity_weights, split_quiz
 from metasd.data.graph import Graph
 from metasd.data.load import as_graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
-from metasd.environment import peak_memory, training_device, versions
+from metasd.environment import peak_memory, versions
 from metasd.errors import Diverged, InputError
 from metasd.evaluation import PROTOCOL, evaluate
 from metasd.files import lock, write_text
-from metasd.models.base import Scoring
-from metasd.models.masks import check_fraction, draw_masks
-from metasd.models.model import Model, ModelView
+from metasd.models.model import ModelView
 
 from . import schedule
 from .checkpoint import (
     MODEL_TENSORS,
     Checkpoint,
-    Layout,
     TrainingState,
     frozen_settings,
     model_tensors,
-    restore_model,
 )
+from .learner import Learner
 from .progress import Progress
 from .run import Run, RunFolder, free_run_dir
-from .step import Batch, Step
 from .stop_signal import Signals
 from .tensorboard import Events
-from .warm_start import WarmStart, take_source
+from .warm_start import WarmStart
 
 
 class Interrupted(Exception):
@@ -154,8 +148,8 @@ _SYNC_SECONDS = 0.2
 """A GPU is not waited for more often."""
 
 
-class Trainer:
-    """One run: model, data order, state. `run()` trains from wherever the state is."""
+class Trainer(Learner):
+    """One run: a learner, its state and its folder. `run()` trains from wherever the state is."""
 
     def __init__(
         self,
@@ -164,65 +158,13 @@ class Trainer:
         folder: RunFolder,
         processes: ProcessGrid = SINGLE_PROCESS,
     ) -> None:
-        self.graph, self.config, self.folder, self.processes = graph, config, folder, processes
         if processes is not SINGLE_PROCESS:
             processes.check_same("settings", json.dumps(config.flat()))
             processes.check_same("run folder", os.fspath(folder.path))
             processes.check_same("graph", graph.digest)
-        if graph.num_entities < processes.shards:
-            raise InputError(
-                f"{graph.num_entities} entities are too few for {processes.shards} shards"
-            )
-        if len(graph.train) < 2:
-            raise InputError(
-                f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed"
-            )
-        self.device = training_device(config.train.device)
-        quiz = config.distill
-        held_out = quiz.quiz_held_out and config.train.objective == "metasd"
-        self.triples, self.quiz = split_quiz(
-            graph, quiz.quiz_fraction, config.train.seed, self.device, held_out=held_out
-        )
-        scoring = Scoring.named(config.model.name)(config.model.rank)
-        self.layout = Layout(processes, graph.num_entities, scoring.entity_roles)
-        self.model = Model.create(
-            scoring,
-            graph.num_entities,
-            graph.num_relations,
-            config.train.seed,
-            config.compact.weight_format,
-            processes,
-        ).to(self.device)
-        if config.train.objective != "dense":
-            check_fraction(self.model, config.prune.fraction, config.prune.granularity)
-        self.state = TrainingState()
+        super().__init__(graph, config, processes)
+        self.folder, self.state = folder, TrainingState()
         self._frozen_source: dict[str, float] | None = None
-        self._start_step()
-        _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
-
-    def _start_step(self) -> None:
-        weights = None
-        if self.config.train.entity_weights:
-            block = self.processes.block(self.graph.num_entities)
-            weights = entity_weights(self.graph)[block].to(self.device)
-        self.step = Step(self.model, self.config, weights)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.triples) / self.config.train.batch_size)
-
-    def begin(self, start: WarmStart | None = None) -> None:
-        """Takes over the source of `compact.source`, or the rows of a warm start."""
-        if start is not None:
-            start.fill(self.model, self.config, self.graph)
-        elif self.config.compact.source is not None:
-            take_source(self.model, self.step, self.config, self.graph, self.layout)
-
-    def _restored(self, checkpoint: Checkpoint) -> Model:
-        graph = self.graph
-        return restore_model(
-            checkpoint, self.config, graph.num_entities, graph.num_relations, self.processes
-        )
 
     # The loop
 
@@ -247,7 +189,7 @@ class Trainer:
         state, settings = self.state, self.config.train
         phase = schedule.phase(self.config, state.epoch)
         if state.step == 0:
-            self.update_masks()
+            self.update_masks(state.epoch)
         self._last_sync = time.perf_counter()
         batches = self.batches(state.epoch)
         self._progress.epoch(state.epoch, self.steps_per_epoch, state.step)
@@ -366,7 +308,7 @@ class Trainer:
     def _finish(self) -> Run:
         """Evaluates the best model on valid and test, both models, and writes metrics.json."""
         best = Checkpoint.load(self.folder.best, MODEL_TENSORS, self.layout)
-        self.model = self._restored(best).to(self.device)
+        self.model = self.restored(best).to(self.device)
         metrics: dict[str, Any] = {}
         for split in ("valid", "test"):
             if len(self.graph.split(split)):
@@ -406,37 +348,9 @@ class Trainer:
                 progress=advance,
             )
 
-    # Masks and data
-
     @property
     def _epochs_done(self) -> float:
         return self.state.total_steps / self.steps_per_epoch
-
-    def update_masks(self) -> None:
-        """Unties weights that are to be separate, and draws the masks where they are due."""
-        epoch, prune = self.state.epoch, self.config.prune
-        phase = schedule.phase(self.config, epoch)
-        if phase is schedule.Phase.SOURCE:
-            return
-        if phase is schedule.Phase.SEPARATE and self.model.separate is None:
-            self.step.untie_weights()
-        if schedule.is_mask_due(self.config, epoch) or self.model.masks is None:
-            fraction = schedule.prune_fraction(self.config, epoch)
-            self.model.masks = draw_masks(self.model, fraction, prune.granularity)
-            self.model.changed()
-
-    def batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
-        """The epoch's batches by step; the order is a function of seed and epoch alone."""
-        settings, step = self.config.train, self.step
-        generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
-        count = len(self.triples)
-        triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
-        if settings.objective != "metasd":
-            return lambda at: (step.batch(*triples.columns(at)), None)
-        quiz_size = min(self.config.distill.quiz_batch_size or settings.batch_size, len(self.quiz))
-        length = self.steps_per_epoch * quiz_size
-        quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
-        return lambda at: (step.batch(*triples.columns(at)), step.batch(*quiz.columns(at)))
 
     # Checkpoints
 
@@ -462,8 +376,8 @@ class Trainer:
             raise InputError(
                 f"{self.folder.last}: a checkpoint of another configuration ({', '.join(other)})"
             )
-        self.model = self._restored(checkpoint).to(self.device)
-        self._start_step()
+        self.model = self.restored(checkpoint).to(self.device)
+        self.start_step()
         try:
             for key, tensor in self.step.optimizer_tensors().items():
                 tensor.copy_(checkpoint.tensors[key])

@@ -1,0 +1,118 @@
+"""What learns in a run: the model, its step, and the order of its batches."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from metasd import _C
+from metasd.config import Config
+from metasd.data.batches import Epoch, Order, entity_weights, split_quiz
+from metasd.data.graph import Graph
+from metasd.distributed import SINGLE_PROCESS, ProcessGrid
+from metasd.environment import training_device
+from metasd.errors import InputError
+from metasd.models.base import Scoring
+from metasd.models.masks import check_fraction, draw_masks
+from metasd.models.model import Model
+
+from . import schedule
+from .checkpoint import Checkpoint, Layout, restore_model
+from .step import Batch, Step
+from .warm_start import WarmStart, take_source
+
+
+class Learner:
+    """A model on a graph, with all that a step of it needs. It writes nothing."""
+
+    def __init__(
+        self, graph: Graph, config: Config, processes: ProcessGrid = SINGLE_PROCESS
+    ) -> None:
+        self.graph, self.config, self.processes = graph, config, processes
+        if graph.num_entities < processes.shards:
+            raise InputError(
+                f"{graph.num_entities} entities are too few for {processes.shards} shards"
+            )
+        if len(graph.train) < 2:
+            raise InputError(
+                f"{graph.name} has {len(graph.train)} train triples; at least 2 are needed"
+            )
+        self.device = training_device(config.train.device)
+        quiz = config.distill
+        held_out = quiz.quiz_held_out and config.train.objective == "metasd"
+        self.triples, self.quiz = split_quiz(
+            graph, quiz.quiz_fraction, config.train.seed, self.device, held_out=held_out
+        )
+        scoring = Scoring.named(config.model.name)(config.model.rank)
+        self.layout = Layout(processes, graph.num_entities, scoring.entity_roles)
+        self.model = Model.create(
+            scoring,
+            graph.num_entities,
+            graph.num_relations,
+            config.train.seed,
+            config.compact.weight_format,
+            processes,
+        ).to(self.device)
+        if config.train.objective != "dense":
+            check_fraction(self.model, config.prune.fraction, config.prune.granularity)
+        self.start_step()
+        _C.keep_freed_memory()  # a step frees and allocates the same blocks over and over
+
+    def start_step(self) -> None:
+        weights = None
+        if self.config.train.entity_weights:
+            block = self.processes.block(self.graph.num_entities)
+            weights = entity_weights(self.graph)[block].to(self.device)
+        self.step = Step(self.model, self.config, weights)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.triples) / self.config.train.batch_size)
+
+    def begin(self, start: WarmStart | None = None) -> None:
+        """Takes over the source of `compact.source`, or the rows of a warm start."""
+        if start is not None:
+            start.fill(self.model, self.config, self.graph)
+        elif self.config.compact.source is not None:
+            take_source(self.model, self.step, self.config, self.graph, self.layout)
+
+    def restored(self, checkpoint: Checkpoint) -> Model:
+        graph = self.graph
+        return restore_model(
+            checkpoint, self.config, graph.num_entities, graph.num_relations, self.processes
+        )
+
+    def update_masks(self, epoch: int) -> None:
+        """Unties weights that are to be separate, and draws the masks where they are due."""
+        prune = self.config.prune
+        phase = schedule.phase(self.config, epoch)
+        if phase is schedule.Phase.SOURCE:
+            return
+        if phase is schedule.Phase.SEPARATE and self.model.separate is None:
+            self.step.untie_weights()
+        if schedule.is_mask_due(self.config, epoch) or self.model.masks is None:
+            fraction = schedule.prune_fraction(self.config, epoch)
+            self.model.masks = draw_masks(self.model, fraction, prune.granularity)
+            self.model.changed()
+
+    def batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
+        """The epoch's batches by step; the order is a function of seed and epoch alone."""
+        settings, step = self.config.train, self.step
+        generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
+        count = len(self.triples)
+        triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
+        if settings.objective != "metasd":
+            return lambda at: (step.batch(*triples.columns(at)), None)
+        quiz_size = min(self.config.distill.quiz_batch_size or settings.batch_size, len(self.quiz))
+        length = self.steps_per_epoch * quiz_size
+        quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
+        return lambda at: (step.batch(*triples.columns(at)), step.batch(*quiz.columns(at)))
+
+    def steps(self, epoch: int, count: int) -> None:
+        """Trains the first `count` steps of an epoch, at the rate that they have in a run."""
+        self.update_masks(epoch)
+        phase, batches = schedule.phase(self.config, epoch), self.batches(epoch)
+        for step in range(count):
+            done = epoch + step / self.steps_per_epoch
+            self.step.set_lr_factor(schedule.lr_factor(self.config, epoch, done))
+            self.step(phase, *batches(step))
