@@ -12,7 +12,7 @@ import typer
 
 from metasd.errors import InputError
 
-from . import experiments, graphs, models, training
+from . import experiments, exports, graphs, models, training
 from .output import fail
 
 app = typer.Typer(
@@ -28,7 +28,9 @@ for _command in (
     training.train,
     training.resume,
     models.evaluate,
-    models.compress,
+    exports.compress,
+    exports.export,
+    exports.push,
     models.predict,
     models.info,
     models.serve,
