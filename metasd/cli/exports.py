@@ -13,6 +13,7 @@ from .output import print_record
 
 if TYPE_CHECKING:
     from metasd.compressed import CompressedModel
+    from metasd.data.graph import Graph
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an older result of this command.")
@@ -72,6 +73,7 @@ def compress(
     """Write a compressed model, which answers without PyTorch."""
     from metasd.compressed.description import readable
     from metasd.compressed.storage import check_out
+    from metasd.data.load import load_graph
     from metasd.export.encode import check_formats
 
     if out is None:
@@ -84,10 +86,9 @@ def compress(
     else:
         if source or (set_ and not epochs):
             raise InputError("--from goes without --source, and with --set only beside --epochs")
-        training = (epochs, set_ or [])
-        small = _of_tables(
-            run, from_, scoring, chosen, training, calibrate, not no_known, graph, data_dir
-        )
+        data = load_graph(graph, data_dir) if graph is not None else None
+        found = (from_, run, scoring)
+        small = _of_tables(found, chosen, data, epochs, set_ or [], calibrate, not no_known)
     small.save_pretrained(out, overwrite=overwrite)
     info = small.info()
     print_record({"folder": str(out), **(info if as_json else readable(info))}, as_json)
@@ -114,27 +115,23 @@ def _of_run(
 
 
 def _of_tables(
-    path: Path,
-    program: str,
-    scoring: str,
+    found: tuple[str, Path, str],
     chosen: tuple[str, str],
-    training: tuple[int, list[str]],
+    graph: "Graph | None",
+    epochs: int,
+    settings: list[str],
     calibrate: bool,
     known: bool,
-    graph: str | None,
-    data_dir: Path | None,
 ) -> "CompressedModel":
-    from metasd.data.load import load_graph
     from metasd.export.compress import size_notes
     from metasd.export.external import import_tables
 
-    data = load_graph(graph, data_dir) if graph is not None else None
-    small = import_tables(program, path, scoring, *chosen, data, *training, known=known)
+    small = import_tables(
+        *found, *chosen, graph, epochs, settings, known=known, calibrate=calibrate
+    )
     _print_notes(size_notes(small, None, True))
-    if calibrate:
-        if data is None:
-            raise InputError("--calibrate needs valid triples: give --graph")
-        small = small.calibrated(data.valid)
+    if left_out := small.about["imported"].get("left_out"):
+        _print_notes([f"{left_out:,} triples left out: the tables lack an entity or the relation"])
     return small
 
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .storage import ModelParts
+from .table import Table
 
 
 def describe(model: ModelParts) -> dict[str, Any]:
@@ -16,10 +17,6 @@ def describe(model: ModelParts) -> dict[str, Any]:
     nonzero = model.entities.nonzero + model.relations.nonzero
     labels = model.entity_labels.text.nbytes + model.relation_labels.text.nbytes
     known = model.known.nbytes if model.known is not None else 0
-    table = model.entities
-    codec = [table.codec, table.columns, table.weight_format]
-    if table.codec == "column" and len(table.arrays["columns"]) == table.width:
-        codec = [table.weight_format]  # all columns
     row_scales = 4 * (model.entities.rows + model.relations.rows)
     dense = {"fp32": 4 * weights, "fp16": 2 * weights, "int8": weights + row_scales}
     sizes = {"tables": table_bytes, "with labels and known triples": table_bytes + labels + known}
@@ -27,7 +24,7 @@ def describe(model: ModelParts) -> dict[str, Any]:
         "model": f"{model.scoring}, rank {model.rank}",
         "entities": len(model.entity_labels),
         "relations": len(model.relation_labels),
-        "codec": " ".join(dict.fromkeys(codec)).replace("all ", ""),
+        "codec": codec_name(model.entities),
         "weights": weights,
         "density": round(nonzero / weights, 6),
         "temperature": model.temperature,
@@ -45,11 +42,23 @@ def describe(model: ModelParts) -> dict[str, Any]:
     }
 
 
+def codec_name(table: Table) -> str:
+    """Such as "sparse delta8 int8", "column int3" or "int4"; a column table of all is "fp16"."""
+    if table.codec == "sparse":
+        return f"sparse {table.columns} {table.weight_format}"
+    if table.codec == "column" and len(table.arrays["columns"]) < table.width:
+        return f"column {table.weight_format}"
+    return table.weight_format
+
+
 def readable(info: dict[str, Any]) -> dict[str, Any]:
     """What `describe` found, with ratios in words."""
     shown = {key: value for key, value in info.items() if key != "times smaller than dense"}
     ratios = info["times smaller than dense"]
-    return {**shown, "than dense": {name: in_words(times) for name, times in ratios.items()}}
+    return {
+        **shown,
+        "compared with dense": {name: in_words(times) for name, times in ratios.items()},
+    }
 
 
 def in_words(times_smaller: float) -> str:
@@ -104,7 +113,7 @@ def model_card(model: ModelParts, name: str = "path/to/this/folder") -> str:
         f"| codec | {info['codec']} |",
         f"| weights that are not zero | {100 * info['density']:.2f} % |",
         f"| bytes of the tables | {info['bytes']['tables']:,} |",
-        f"| than dense fp32 tables | {in_words(ratios['fp32 (tables)'])} |",
+        f"| compared with dense fp32 tables | {in_words(ratios['fp32 (tables)'])} |",
     ]
     for split, found in about.get("metrics", {}).items():
         for name, metrics in found.items():

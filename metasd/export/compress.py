@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from metasd.compressed.description import readable_bytes
+from metasd.compressed.description import codec_name, readable_bytes
 from metasd.compressed.labels import Labels
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import CODES, NUMBERS, Array, Floats, Table
@@ -246,7 +246,7 @@ def size_notes(small: CompressedModel, model: Model | Run | None, source: bool) 
         source: as given to `compress`.
     """
     table, notes = small.entities, []
-    name = f"{table.codec} {table.weight_format}"
+    name = codec_name(table)
     if table.codec == "sparse":
         dense = table.rows * table.width * np.dtype(NUMBERS[table.weight_format]).itemsize
         dense += 4 * table.rows * (table.weight_format in CODES)
@@ -264,7 +264,7 @@ def size_notes(small: CompressedModel, model: Model | Run | None, source: bool) 
         notes.append(
             f"the model was trained in {model.weight_format}: {name} takes "
             f"{readable_bytes(table.nbytes)} for the entities; --codec auto takes "
-            f"{readable_bytes(own.nbytes)} ({own.codec} {own.weight_format}) and adds no rounding"
+            f"{readable_bytes(own.nbytes)} ({codec_name(own)}) and adds no rounding"
         )
     return notes
 
