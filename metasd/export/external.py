@@ -215,7 +215,7 @@ def _state(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
-        if isinstance(error, UnpicklingError) and path.read_bytes()[:2] in _PICKLES:
+        if isinstance(error, UnpicklingError) and _starts_as_pickle(path):
             new = path.with_suffix(".pt" if path.suffix != ".pt" else ".state.pt")
             raise InputError(
                 f"{path}: a pickled model, which cannot be read without executing it; where it was "
@@ -233,6 +233,11 @@ def _state(path: Path) -> dict[str, Any]:
             state = state[key]
     found: dict[str, Any] = state
     return found
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in _PICKLES
 
 
 def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:
