@@ -19,7 +19,7 @@ from metasd.errors import InputError, error_context
 from metasd.models import Scoring
 
 from .calibration import fit_temperature
-from .description import describe, model_card
+from .description import describe, model_card, readable_bytes
 from .hub import download, is_repo_id, upload
 from .labels import Labels
 from .storage import ModelParts, load, save
@@ -76,7 +76,7 @@ class CompressedModel(ModelParts):
         return (
             f"CompressedModel({self.scoring}, rank {self.rank}, {self.num_entities} entities, "
             f"{self.num_relations} relations, {self.entities.codec} {self.entities.weight_format}, "
-            f"{self.nbytes / 1e6:.1f} MB)"
+            f"{readable_bytes(self.nbytes)})"
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _SAMPLE = 100_000  # rows that a FAISS index is trained on, at most
 def export(
     model: CompressedModel,
     file_format: str,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     index: str = "Flat",
     overwrite: bool = False,
@@ -58,6 +59,7 @@ def export(
         InputError: an unknown format or index, labels that become the same, FAISS is not
             installed, or there is something else at `out`.
     """
+    out = Path(out)
     check_export(file_format, out, overwrite)
     record: dict[str, Any] = {
         "folder": str(out),
