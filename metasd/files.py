@@ -5,7 +5,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +36,37 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _flush_folder(path.parent)
 
 
+def check_new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False) -> None:
+    """Raises InputError unless `new_folder` can make `path`; see its arguments."""
+    if not path.name or path.name in ("-", ".."):
+        raise InputError(f'a folder needs a name of its own; got "{path}"')
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir():
+        raise InputError(f"{path} already exists and is not a folder")
+    if other := sorted(file.name for file in path.iterdir() if file.name not in names):
+        hint = f", and holds {other[0]}, which would be lost; give another folder" if names else ""
+        raise InputError(f"{path} already exists{hint}")
+    if not overwrite:
+        raise InputError(f"{path} already exists; --overwrite (overwrite=True) replaces it")
+
+
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path`; flushed to the disk and renamed to it at the end.
 
     `path` appears whole or not at all. What an earlier process left when it was killed is removed.
 
+    Args:
+        path: the folder. An empty one is replaced.
+        names: of the files in a folder that may be replaced: one with any other is not.
+        overwrite: replaces an older folder with such files only.
+
     Raises:
-        InputError: there is something at `path`, or another process is making it.
+        InputError: there is something else at `path`, or another process is making it.
     """
-    if not path.name:
-        raise InputError(f'a folder needs a name of its own; got "{path}"')
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} already exists")
-    temporary = path.with_name(f".{path.name}.new")
+    check_new_folder(path, names, overwrite)
+    temporary, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
     temporary.mkdir(parents=True, exist_ok=True)
     with lock(temporary, "writing"):
         for left in temporary.iterdir():
@@ -61,11 +78,17 @@ def new_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb+") as written:
                     os.fsync(written.fileno())
             (temporary / _LOCK).unlink()
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.replace(old)
             temporary.replace(path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made ({error.strerror})") from None
+            if old.exists() and not path.exists():
+                old.replace(path)
+            raise InputError(f"{path}: cannot be made ({error.strerror or error})") from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     _flush_folder(path.parent)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from metasd.errors import InputError
 
-from . import add, experiments, graphs, models, training
+from . import add, experiments, exports, graphs, models, training
 from .output import fail
 
 app = typer.Typer(
@@ -28,7 +28,9 @@ for _command in (
     training.train,
     training.resume,
     models.evaluate,
-    models.compress,
+    exports.compress,
+    exports.export,
+    exports.push,
     add.add,
     models.predict,
     models.info,

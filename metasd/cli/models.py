@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `compress`, `predict`, `info` and `serve`."""
+"""The commands `evaluate`, `predict`, `info` and `serve`."""
 
 import sys
 from dataclasses import replace
@@ -64,77 +64,6 @@ def _frequency_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
             numbers = (f"{metrics['mrr']:.4f}" for metrics in values)
             rows.append([f"{third} ({values[0]['relations']})", *numbers])
     return rows
-
-
-def compress(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run folder, or the tables that --from reads."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The folder of the compressed model.")],
-    codec: Annotated[
-        str,
-        typer.Option(
-            help="sparse, column, int8, int4, int3, int2 or ternary; auto: what fits the model."
-        ),
-    ] = "auto",
-    weight_format: Annotated[
-        str,
-        typer.Option(
-            help="With sparse or column: fp32, fp16, bf16 or int8; column also int4, int3, int2 "
-            "or ternary; auto: fp16, or what the model was trained with."
-        ),
-    ] = "auto",
-    source: Annotated[
-        bool, typer.Option("--source", help="Compress the source model instead.")
-    ] = False,
-    no_known: Annotated[
-        bool, typer.Option("--no-known", help="Store no triples: answers may be known ones.")
-    ] = False,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Fit the softmax's temperature on valid.")
-    ] = False,
-    from_: Annotated[
-        str | None,
-        typer.Option("--from", help="Read tables trained elsewhere: pykeen, kbc or npy."),
-    ] = None,
-    scoring: Annotated[
-        str, typer.Option(help="With --from: complex, distmult, cp or rescal.")
-    ] = "complex",
-    epochs: Annotated[
-        int, typer.Option(help="With --from and --graph: epochs of MetaSD before compression.")
-    ] = 0,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="With --epochs: a setting; repeatable."),
-    ] = None,
-    graph: GraphName = None,
-    data_dir: DataDir = None,
-    as_json: Json = False,
-) -> None:
-    """Write a compressed model, which answers without PyTorch."""
-    from metasd.data.load import load_graph
-    from metasd.export.compress import compress as compress_model
-    from metasd.export.external import import_tables
-
-    known = not no_known
-    if from_ is not None:
-        if source or (set_ and not epochs):
-            raise InputError("--from goes without --source, and with --set only beside --epochs")
-        data = load_graph(graph, data_dir) if graph is not None else None
-        small = import_tables(
-            from_, run, scoring, codec, weight_format, data, epochs, set_ or [], known=known
-        )
-    else:
-        loaded = load_run(run)
-        data = loaded.graph(data_dir, graph) if calibrate or known else None
-        small = compress_model(loaded, codec, weight_format, source=source, graph=data, known=known)
-    if calibrate:
-        if data is None:
-            raise InputError("--calibrate needs valid triples: give --graph")
-        small = small.calibrated(data.valid)
-    small.save_pretrained(out)
-    print_record({"folder": str(out), **small.info()}, as_json)
 
 
 def predict(
@@ -274,13 +203,14 @@ def info(run: ModelPath, as_json: Json = False) -> None:
 
 
 def _compressed_info(small: "CompressedModel", as_json: bool) -> None:
+    from metasd.compressed.description import readable
     from metasd.experiments.run_report import summary_rows
 
     metrics = small.about.get("metrics") or {}
     if as_json:
         print_json({**small.info(), "metrics": metrics})
         return
-    print_record(small.info())
+    print_record(readable(small.info()))
     if metrics:
         print("before compression:")
         print_rows(summary_rows(metrics))

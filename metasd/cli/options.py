@@ -83,12 +83,18 @@ def load_compressed(path: Path) -> "CompressedModel | None":
 def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
     """The graph that a compressed model was trained on; another one is refused."""
     from metasd.data.load import load_graph
+    from metasd.data.restriction import restricted
+    from metasd.data.vocabulary import Vocabulary
 
     about = small.about.get("graph", {})
     name = graph or about.get("name")
     if name is None or (graph is None and Path(name).name != name):
         raise InputError("the model does not name the graph that it is of: give --graph")
     data = load_graph(name, data_dir)
+    imported = small.about.get("imported")
+    if isinstance(imported, dict) and imported.get("left_out"):
+        entities, relations = list(small.entity_labels), list(small.relation_labels)
+        data, _ = restricted(data, Vocabulary(entities=entities, relations=relations))
     if about and data.digest != about.get("digest"):
         digest = str(about.get("digest"))
         raise InputError(

@@ -38,16 +38,18 @@ def print_rows(rows: list[list[str]]) -> None:
 
 
 def print_record(record: dict[str, Any], as_json: bool = False) -> None:
-    """Names and values, one per row; those with "bytes" in their name in megabytes, too."""
+    """Names and values, one per row; those with "bytes" in their name in kB, MB or GB, too."""
     if as_json:
         print_json(record)
         return
+    from metasd.compressed.description import readable_bytes
+
     rows = []
     for key, value in record.items():
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
             shown = part
             if isinstance(part, int) and not isinstance(part, bool):
-                shown = f"{part:,}" + (f" ({part / 1e6:,.1f} MB)" if "bytes" in key else "")
+                shown = f"{part:,}" + (f" ({readable_bytes(part)})" if "bytes" in key else "")
             rows.append([f"{key} {name}".strip(), "-" if part is None else str(shown)])
     print_rows([["", ""], *rows])
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .storage import ModelParts
+from .table import Table
 
 
 def describe(model: ModelParts) -> dict[str, Any]:
@@ -16,15 +17,14 @@ def describe(model: ModelParts) -> dict[str, Any]:
     nonzero = model.entities.nonzero + model.relations.nonzero
     labels = model.entity_labels.text.nbytes + model.relation_labels.text.nbytes
     known = model.known.nbytes if model.known is not None else 0
-    table = model.entities
-    codec = (table.codec, table.columns, table.weight_format)
     row_scales = 4 * (model.entities.rows + model.relations.rows)
     dense = {"fp32": 4 * weights, "fp16": 2 * weights, "int8": weights + row_scales}
+    sizes = {"tables": table_bytes, "with labels and known triples": table_bytes + labels + known}
     return {
         "model": f"{model.scoring}, rank {model.rank}",
         "entities": len(model.entity_labels),
         "relations": len(model.relation_labels),
-        "codec": " ".join(dict.fromkeys(codec)).replace("all ", ""),
+        "codec": codec_name(model.entities),
         "weights": weights,
         "density": round(nonzero / weights, 6),
         "temperature": model.temperature,
@@ -32,22 +32,61 @@ def describe(model: ModelParts) -> dict[str, Any]:
             "tables": table_bytes,
             "labels": labels,
             "known triples": known,
-            "together": table_bytes + labels + known,
+            "together": sizes["with labels and known triples"],
         },
         "times smaller than dense": {
             f"{name} ({what})": round(size / mine, 2)
             for name, size in dense.items()
-            for what, mine in (
-                ("tables", table_bytes),
-                ("with labels and known triples", table_bytes + labels + known),
-            )
+            for what, mine in sizes.items()
         },
     }
 
 
-def model_card(model: ModelParts) -> str:
-    """Markdown: what the model is, how to ask it, its sizes, and its metrics as trained."""
+def codec_name(table: Table) -> str:
+    """Such as "sparse delta8 int8", "column int3" or "int4"; a column table of all is "fp16"."""
+    if table.codec == "sparse":
+        return f"sparse {table.columns} {table.weight_format}"
+    if table.codec == "column" and len(table.arrays["columns"]) < table.width:
+        return f"column {table.weight_format}"
+    return table.weight_format
+
+
+def readable(info: dict[str, Any]) -> dict[str, Any]:
+    """What `describe` found, with ratios in words."""
+    shown = {key: value for key, value in info.items() if key != "times smaller than dense"}
+    ratios = info["times smaller than dense"]
+    return {
+        **shown,
+        "compared with dense": {name: in_words(times) for name, times in ratios.items()},
+    }
+
+
+def in_words(times_smaller: float) -> str:
+    """2.5 is "2.5 times smaller", 0.8 "1.25 times larger"."""
+    if times_smaller == 1:
+        return "as large"
+    if times_smaller > 1:
+        return f"{times_smaller:.3g} times smaller"
+    return f"{1 / max(times_smaller, 0.01):.3g} times larger"
+
+
+def readable_bytes(count: int) -> str:
+    """Bytes in the largest decimal unit of which there is at least one."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} B"
+
+
+def model_card(model: ModelParts, name: str = "path/to/this/folder") -> str:
+    """Markdown: what the model is, how to ask it, its sizes, and its metrics as trained.
+
+    Args:
+        model: the model.
+        name: what `from_pretrained` finds it by.
+    """
     info, about = describe(model), model.about
+    ratios = info["times smaller than dense"]
     head = json.dumps(model.entity_labels.human(0), ensure_ascii=False)
     relation = json.dumps(model.relation_labels[0], ensure_ascii=False)
     added = about.get("added", {})
@@ -68,7 +107,7 @@ def model_card(model: ModelParts) -> str:
         "```python",
         "from metasd.compressed import CompressedModel",
         "",
-        'model = CompressedModel.from_pretrained("path/to/this/folder")',
+        f"model = CompressedModel.from_pretrained({json.dumps(name)})",
         f"model.predict(head={head}, relation={relation}, k=10)",
         "```",
         "",
@@ -77,8 +116,7 @@ def model_card(model: ModelParts) -> str:
         f"| codec | {info['codec']} |",
         f"| weights that are not zero | {100 * info['density']:.2f} % |",
         f"| bytes of the tables | {info['bytes']['tables']:,} |",
-        f"| times smaller than dense fp32 tables | "
-        f"{info['times smaller than dense']['fp32 (tables)']} |",
+        f"| compared with dense fp32 tables | {in_words(ratios['fp32 (tables)'])} |",
     ]
     for split, found in about.get("metrics", {}).items():
         for name, metrics in found.items():

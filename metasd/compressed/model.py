@@ -19,7 +19,8 @@ from metasd.errors import InputError, error_context
 from metasd.models import Scoring
 
 from .calibration import fit_temperature
-from .description import describe, model_card
+from .description import describe, model_card, readable_bytes
+from .hub import download, is_repo_id, upload
 from .labels import Labels
 from .storage import ModelParts, load, save
 from .table import Floats, Integers, default_threads, dense_table
@@ -75,7 +76,7 @@ class CompressedModel(ModelParts):
         return (
             f"CompressedModel({self.scoring}, rank {self.rank}, {self.num_entities} entities, "
             f"{self.num_relations} relations, {self.entities.codec} {self.entities.weight_format}, "
-            f"{self.nbytes / 1e6:.1f} MB)"
+            f"{readable_bytes(self.nbytes)})"
         )
 
     @staticmethod
@@ -113,23 +114,53 @@ class CompressedModel(ModelParts):
         )
 
     @staticmethod
-    def from_pretrained(path: str | os.PathLike[str]) -> CompressedModel:
+    def from_pretrained(
+        path: str | os.PathLike[str], *, revision: str | None = None, endpoint: str | None = None
+    ) -> CompressedModel:
         """Reads a model folder; its files stay mapped, and must not be written to meanwhile.
+
+        Args:
+            path: a folder; where there is none, as text: a model's name on the Hugging Face Hub,
+                `user/model`, of which only the files of the format are downloaded.
+            revision: a branch, tag or commit there.
+            endpoint: the hub's address; by default that of HF_ENDPOINT, or huggingface.co.
 
         Raises:
             InputError: something is missing, damaged or hostile: which file, and what.
         """
-        parts = load(Path(path))
+        folder = Path(path)
+        if is_repo_id(path) and not folder.exists():
+            folder = download(str(path), revision, endpoint)
+        parts = load(folder)
         with error_context(path):
             return CompressedModel(**vars(parts))
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Writes a model folder, whole or not at all; only an older model is ever replaced.
+    def save_pretrained(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Writes a model folder, whole or not at all.
+
+        Args:
+            path: the folder; only an older model is ever replaced.
+            overwrite: False refuses to replace that, too.
 
         Raises:
             InputError: there is something else at `path`, or it cannot be written.
         """
-        save(self, Path(path), model_card(self))
+        save(self, Path(path), model_card(self), overwrite)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, endpoint: str | None = None
+    ) -> str:
+        """Uploads the model to the Hugging Face Hub; the repository is made if there is none.
+
+        Args:
+            repo_id: `user/model`. The token is that of HF_TOKEN or `hf auth login`.
+            private: of a new repository.
+            endpoint: as for `from_pretrained`.
+
+        Returns:
+            The address of the commit; InputError where the upload is not allowed or not possible.
+        """
+        return upload(self, model_card(self, repo_id), repo_id, private, endpoint)
 
     def to(self, device: str) -> CompressedModel:
         """The same model, scored on `device`, a GPU such as `cuda`; needs torch and triton.
@@ -183,6 +214,19 @@ class CompressedModel(ModelParts):
         rows = self.entities.decode(entities), self.relations.decode(relations)
         found: Floats = self._scoring.query(*rows)
         return found
+
+    def query_vectors(self, queries: Sequence[Query]) -> Floats:
+        """The rows of `queries`, of labels: their products with the rows of tails are scores.
+
+        Returns:
+            fp32 (B, width).
+
+        Raises:
+            InputError: an unknown label, or not one of head and tail.
+        """
+        ids = [self.query_ids(query) for query in queries]
+        entities, relations = np.array(ids, dtype=np.int64).reshape(-1, 2).T
+        return self.queries(entities, relations)
 
     def predict(
         self,

@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import mmap
-import os
-import shutil
 import zlib
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,13 +21,14 @@ from safetensors.numpy import save_file
 
 from metasd.data.filter_index import KnownAnswers
 from metasd.errors import InputError, error_context
-from metasd.files import write_atomically, write_text
+from metasd.files import check_new_folder, new_folder, write_atomically
 
 from .labels import Labels
 from .table import Array, Table, from_arrays
 
 FORMAT = "metasd-compressed"
 VERSION = 2
+FILES = ("config.json", "model.safetensors", "entities.tsv", "relations.tsv", "README.md")
 _TYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"} | {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 _KNOWN = ("known.key", "known.tail")
 _LARGEST_TEXT = 64 << 20  # of config.json
@@ -60,19 +59,19 @@ class ModelParts:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def save(parts: ModelParts, path: Path, card: str) -> None:
-    """Writes all files beside `path` and renames the folder; an older model there is replaced.
+def save(parts: ModelParts, path: Path, card: str, overwrite: bool) -> None:
+    """Writes a model folder, whole or not at all.
 
     Args:
         parts: the model.
         path: the folder.
         card: the text of README.md.
+        overwrite: replaces an older model there.
 
     Raises:
         InputError: there is something else at `path`, or it cannot be written.
     """
-    if path.exists() and not _replaceable(path):
-        raise InputError(f"{path} already exists and is no compressed model; give another folder")
+    check_out(path, overwrite)
     arrays: dict[str, Array] = {}
     for name, table in (("entities", parts.entities), ("relations", parts.relations)):
         arrays |= {f"{name}.{key}": array for key, array in table.arrays.items()}
@@ -84,26 +83,20 @@ def save(parts: ModelParts, path: Path, card: str) -> None:
         "relations.tsv": parts.relation_labels.text.tobytes(),
     }
     config = _description(parts, arrays, texts)
-    new = path.with_name(f".{path.name}.new{os.getpid()}")
-    old = path.with_name(f".{path.name}.old{os.getpid()}")
-    try:
-        new.mkdir(parents=True)
-        stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_atomically(new / "model.safetensors", lambda temporary: save_file(stored, temporary))
+    stored = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with new_folder(path, FILES, overwrite) as new:
+        write_atomically(new / "model.safetensors", partial(_save_arrays, stored))
         for name, text in texts.items():
-            write_atomically(new / name, partial(_write, text))
-        write_text(new / "config.json", json.dumps(config, indent=1) + "\n")
-        write_text(new / "README.md", card)
-        if path.exists():
-            path.replace(old)
-        new.replace(path)
-    except (OSError, SafetensorError) as error:
-        if old.exists():
-            old.replace(path)
-        raise InputError(f"{path}: could not be written ({error})") from None
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+            (new / name).write_bytes(text)
+        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_out(path: Path, overwrite: bool) -> None:
+    """Raises InputError unless `save` can write `path`: only an older model is ever replaced."""
+    if path.is_dir() and any(path.iterdir()) and not is_compressed(path):
+        raise InputError(f"{path} already exists and is no compressed model; give another folder")
+    check_new_folder(path, FILES, overwrite)
 
 
 def load(path: Path) -> ModelParts:
@@ -321,9 +314,8 @@ def _checksum(config: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(config, sort_keys=True).encode())
 
 
-def _replaceable(path: Path) -> bool:
-    return path.is_dir() and (is_compressed(path) or not any(path.iterdir()))
-
-
-def _write(text: bytes, path: Path) -> None:
-    path.write_bytes(text)
+def _save_arrays(arrays: dict[str, Array], path: Path) -> None:
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:
+        raise OSError(None, str(error)) from None

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from metasd.compressed.description import codec_name, readable_bytes
 from metasd.compressed.labels import Labels
 from metasd.compressed.model import CompressedModel
-from metasd.compressed.table import CODES, Array, Floats, Table
+from metasd.compressed.table import CODES, NUMBERS, Array, Floats, Table
 from metasd.data.filter_index import KnownAnswers
 from metasd.data.graph import Graph
 from metasd.data.vocabulary import Vocabulary
@@ -19,7 +20,7 @@ from metasd.models import Scoring
 from metasd.models.model import Model
 from metasd.training.run import Run
 
-from .encode import encode
+from .encode import DENSE, FORMATS, check_formats, encode
 
 _METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", "tie_rate")
 
@@ -57,10 +58,10 @@ def compress(
 
     Args:
         model: a model, or a run, whose labels, metrics and protocol go with it.
-        codec: one of `CODECS`; auto: sparse or column where most weights are zero, else the
+        codec: one of `encode.FORMATS`; auto: sparse or column where most weights are zero, else the
             codec of the weight format that the model was trained with, or int8.
-        weight_format: of `sparse` and `column`: fp32, fp16, bf16, int8 (`column`: int4, int3, int2,
-            ternary too); auto: fp16, or the weight format that the model was trained with.
+        weight_format: of `sparse` fp32, fp16, bf16 or int8; of `column` also int4, int3, int2 or
+            ternary; auto: fp16, or the weight format that the model was trained with.
         source: the source's tables, even where there is a compact model.
         graph: its triples are kept so that answers leave them out. For a run it is needed only if
             it is not where the run found it.
@@ -210,6 +211,7 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
         codec, weight_format: as given to `compress`; auto is resolved.
         trained: the weight format that the model was trained with, fp32 for none.
     """
+    check_formats(codec, weight_format)
     own = "int8" if trained == "fp32" else trained
     if codec == "auto":
         density = np.count_nonzero(entities) / entities.size
@@ -221,8 +223,10 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
             codec = "sparse"
         else:
             codec = "int4" if zeroless and density < 0.99 else own
+        if weight_format not in ("auto", *FORMATS[codec]):
+            codec = weight_format
     if weight_format == "auto":
-        if codec in CODES:
+        if codec in DENSE:
             weight_format = codec
         elif trained == "fp32":
             weight_format = "fp16"
@@ -231,6 +235,38 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
     fits = weight_format == own or (codec == "sparse" and weight_format == "int8")
     fits |= codec == weight_format == "int4" and own in ("int3", "int2")
     return _Codec(codec, weight_format, trained if fits and trained != "fp32" else "")
+
+
+def size_notes(small: CompressedModel, model: Model | Run | None, source: bool) -> list[str]:
+    """One line for each smaller codec that keeps as much as the one that was asked for.
+
+    Args:
+        small: what `compress` made of `model`.
+        model: the model or run; None: tables of another program.
+        source: as given to `compress`.
+    """
+    table, notes = small.entities, []
+    name = codec_name(table)
+    if table.codec == "sparse":
+        dense = table.rows * table.width * np.dtype(NUMBERS[table.weight_format]).itemsize
+        dense += 4 * table.rows * (table.weight_format in CODES)
+        if dense < table.nbytes:
+            notes.append(
+                f"{name} takes {readable_bytes(table.nbytes)} for the entities; all weights as "
+                f"{table.weight_format} take {readable_bytes(dense)}: "
+                f"--codec {table.weight_format} is smaller"
+            )
+    model = model.model if isinstance(model, Run) else model
+    if model is None or source or model.masks is None or model.weight_format == "fp32":
+        return notes
+    own = compress(model, known=False).entities
+    if own.nbytes < table.nbytes:
+        notes.append(
+            f"the model was trained in {model.weight_format}: {name} takes "
+            f"{readable_bytes(table.nbytes)} for the entities; --codec auto takes "
+            f"{readable_bytes(own.nbytes)} ({codec_name(own)}) and adds no rounding"
+        )
+    return notes
 
 
 def _about_run(run: Run) -> dict[str, Any]:

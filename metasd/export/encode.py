@@ -11,6 +11,7 @@ from metasd import _C
 from metasd.compressed.table import (
     CHUNK,
     CODES,
+    NUMBERS,
     OFFSETS,
     Array,
     Floats,
@@ -21,8 +22,16 @@ from metasd.compressed.table import (
     default_threads,
     shapes,
 )
-from metasd.errors import InputError
+from metasd.errors import InputError, nearest
 
+DENSE = ("fp32", "fp16", "bf16", *CODES)
+"""Codecs that store all weights: a codec and its weight format are the same."""
+FORMATS = {
+    "sparse": tuple(NUMBERS),
+    "column": DENSE,
+    **{name: (name,) for name in DENSE},
+}
+"""The codecs, and the weight formats that go with each."""
 _ZEROS = 0.01
 """Share of zeros in tables of int3 and int2, which have none: they become half a step."""
 
@@ -32,10 +41,10 @@ def encode(weights: Array, codec: str, weight_format: str = "", levels: str = ""
 
     Args:
         weights: fp32 (rows, width), at least one of each.
-        codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `int8`,
-            `int4`, `int3`, `int2` and `ternary` keep all, rounded, with one scale per row.
-        weight_format: of `sparse` fp32, fp16 (the default), bf16 or int8; of `column` also int4,
-            int3, int2 or ternary; of the others the codec itself.
+        codec: `sparse` keeps nonzero weights, `column` the columns that are not all zero; `fp32`,
+            `fp16` and `bf16` keep all (as a `column` table of all columns); `int8`, `int4`, `int3`,
+            `int2` and `ternary` keep all, rounded, with one scale per row.
+        weight_format: one of `FORMATS[codec]`; of `sparse` and `column` fp16 by default.
         levels: the weight format whose levels the weights are rounded to (see
             `kernels.quantize_rows`), if not all that `weight_format` can hold: ternary levels, say,
             within sparse int8.
@@ -48,23 +57,25 @@ def encode(weights: Array, codec: str, weight_format: str = "", levels: str = ""
         raise ValueError(
             f"weights must be float32 (rows, width); got {weights.dtype} {weights.shape}"
         )
-    if codec in CODES:
-        weight_format = weight_format or codec
+    check_formats(codec, weight_format or "auto")
+    weight_format = weight_format or (codec if codec in DENSE else "fp16")
     rows, width = weights.shape
     description = {
-        "codec": codec,
-        "weight_format": weight_format or "fp16",
+        "codec": codec if codec in CODES or codec == "sparse" else "column",
+        "weight_format": weight_format,
         "columns": "delta8" if codec == "sparse" else "all",
         "rows": rows,
         "width": width,
     }
-    shapes(description)  # refuses what does not exist
+    shapes(description)  # refuses what is too large
     if not np.isfinite(weights).all():
         raise InputError("the weights hold NaN or infinite numbers")
     table = Table(**description, arrays={})
     if codec == "sparse":
         return _encode_sparse(table, weights, levels)
-    columns = np.flatnonzero(weights.any(axis=0)) if codec == "column" else None
+    columns = None
+    if table.codec == "column":
+        columns = np.flatnonzero(weights.any(axis=0)) if codec == "column" else np.arange(width)
     return _encode_rows(table, weights, levels, columns)
 
 
@@ -134,6 +145,27 @@ def _encode_rows(table: Table, weights: Array, levels: str, columns: Array | Non
     else:
         arrays["values"] = np.concatenate([numbers for numbers, _ in parts])
     return replace(table, arrays=arrays)
+
+
+def check_formats(codec: str, weight_format: str = "auto") -> None:
+    """Raises InputError where a codec or weight format does not exist, or one is not of the other.
+
+    Both may be `auto`.
+    """
+    for what, name, names in (
+        ("codec", codec, [*FORMATS]),
+        ("weight format", weight_format, DENSE),
+    ):
+        if name not in ("auto", *names):
+            raise InputError(
+                f"unknown {what} {name!r}{nearest(name, names)}; there are auto, {', '.join(names)}"
+            )
+    if "auto" not in (codec, weight_format) and weight_format not in FORMATS[codec]:
+        allowed = "; ".join(f"{name}: {', '.join(FORMATS[name])}" for name in ("sparse", "column"))
+        raise InputError(
+            f"codec {codec} has no weight format {weight_format}; there are: {allowed}; "
+            "the other codecs are their own weight formats"
+        )
 
 
 def _split(weights: Array) -> Iterator[Floats]:

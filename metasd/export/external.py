@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import shlex
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from tokenize import TokenError
 from typing import Any
 
@@ -19,6 +23,7 @@ from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import Floats
 from metasd.config import preset
 from metasd.data.graph import Graph
+from metasd.data.restriction import restricted
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError, nearest
 from metasd.models import Scoring
@@ -29,6 +34,12 @@ from .compress import compress, compress_tables
 
 SOURCES = ("pykeen", "kbc", "npy")
 
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""What a file of torch.save begins with: a zip archive, or a pickle of some protocol."""
+_SAVE_STATE = (
+    'python -c "import sys, torch; '
+    'torch.save(torch.load(sys.argv[1], weights_only=False).state_dict(), sys.argv[2])"'
+)
 _PYKEEN = (
     "entity_representations.0._embeddings.weight",
     "relation_representations.0._embeddings.weight",
@@ -46,16 +57,19 @@ def import_tables(
     settings: Sequence[str] = (),
     *,
     known: bool = True,
+    calibrate: bool = False,
 ) -> CompressedModel:
     """Compresses tables that another program trained.
 
     Args:
-        source: `pykeen`: a state_dict saved by torch.save; `kbc`: likewise, of ComplEx or CP;
-            `npy`: a folder with entities.npy and relations.npy, fp32 (rows, width).
+        source: `pykeen`: a state_dict saved by torch.save, or the folder of a pipeline's result
+            with such a file, trained_model.pt; `kbc`: a state_dict of ComplEx or CP; `npy`: a
+            folder with entities.npy and relations.npy, fp32 (rows, width).
         path: the file or folder. Labels are read from beside it: `entity_to_id.tsv.gz` and
             `relation_to_id.tsv.gz` (PyKEEN), `ent_id` and `rel_id` (kbc), or entities.tsv and
             relations.tsv; where there are none, ids are those of the graph's sorted labels. Where
-            there are both, rows are put in the graph's order.
+            there are both, the labels of the tables are the vocabulary: triples of the graph with
+            others are left out, and `about["imported"]["left_out"]` counts them.
         scoring: the scoring function. Real and imaginary parts are put side by side, and inverse
             relations are made where there are none: the conjugate of a ComplEx relation, the
             relation itself of DistMult, the transpose of RESCAL.
@@ -64,6 +78,7 @@ def import_tables(
         epochs: of MetaSD, started from the tables, before the compact model is compressed.
         settings: of that training, `key=value`.
         known: False keeps no triples.
+        calibrate: fits the temperature of the softmax on the graph's valid triples.
 
     Raises:
         InputError: a file that is not as described, or tables that do not fit graph or scoring.
@@ -83,28 +98,40 @@ def import_tables(
     vocabulary = labels or graph
     relations = _with_inverses(relations, source, path, scoring, vocabulary)
     rank = entities.shape[1] // parts
+    about: dict[str, Any] = {"imported": {"from": source, "name": path.name}}
     if labels is not None and graph is not None:
+        graph, left_out = _of_labels(graph, labels)
         entities = _reordered(entities, labels.entities, graph.entities, "entity")
         relations = _reordered(relations, labels.relations, graph.relations, "relation")
         vocabulary = graph
-    about: dict[str, Any] = {"imported": {"from": source, "name": path.name}}
-    if epochs:
-        if graph is None:
-            raise InputError("--epochs trains on a graph: give --graph")
+        about["imported"]["left_out"] = left_out
+    if graph is None and (epochs or calibrate):
+        raise InputError("--epochs and --calibrate need the triples of a graph: give --graph")
+    if epochs and graph is not None:
         with tempfile.TemporaryDirectory() as folder:
             run = _tune(scoring, rank, entities, relations, graph, epochs, settings, Path(folder))
-            return compress(run, codec, weight_format, graph=graph, known=known)
-    return compress_tables(
-        scoring,
-        rank,
-        entities,
-        relations,
-        codec,
-        weight_format,
-        vocabulary=vocabulary,
-        graph=graph if known else None,
-        about=about,
-    )
+            small = compress(run, codec, weight_format, graph=graph, known=known)
+        small = replace(small, about=small.about | about)
+    else:
+        kept = graph if known else None
+        tables = (scoring, rank, entities, relations, codec, weight_format)
+        small = compress_tables(*tables, vocabulary=vocabulary, graph=kept, about=about)
+    return small.calibrated(graph.valid) if calibrate and graph is not None else small
+
+
+def _of_labels(graph: Graph, labels: Vocabulary) -> tuple[Graph, int]:
+    """The graph with the entities and relations of the tables, and how many triples that loses."""
+    same = set(labels.entities) == set(graph.entities)
+    if same and set(labels.relations) == set(graph.relations):
+        return graph, 0
+    vocabulary = Vocabulary(entities=sorted(labels.entities), relations=sorted(labels.relations))
+    found, left_out = restricted(graph, vocabulary)
+    if not len(found.train):
+        raise InputError(
+            f"no train triple of {graph.name} has entities and relations of the tables, such as "
+            f"{labels.entities[0]!r}; the graph's are called {graph.entities[0]!r}"
+        )
+    return found, left_out
 
 
 def _with_inverses(
@@ -127,15 +154,11 @@ def _with_inverses(
 
 
 def _reordered(table: Floats, labels: Sequence[str], wanted: Sequence[str], what: str) -> Floats:
-    """Rows in the order of the graph's labels; both halves, if there are inverses or two roles."""
+    """Rows in the order of `wanted`; both halves, if there are inverses or two roles."""
     place = {label: i for i, label in enumerate(labels)}
-    for label in wanted:
-        if label not in place:
-            raise InputError(f"the tables have no {what} {label!r}, which the graph has")
-    if len(labels) != len(wanted) or len(table) % len(labels):
+    if len(place) != len(labels) or len(table) % len(labels):
         raise InputError(
-            f"{len(table)} rows and {len(labels)} {what} labels beside them; the graph has "
-            f"{len(wanted)}"
+            f"{len(table)} rows and {len(labels)} {what} labels beside them, {len(place)} different"
         )
     order = [place[label] for label in wanted]
     halves = table.reshape(-1, len(labels), table.shape[1])[:, order]
@@ -159,6 +182,10 @@ def _read_npy(path: Path, scoring: str) -> tuple[Floats, Floats]:
 
 
 def _read_pykeen(path: Path, scoring: str) -> tuple[Floats, Floats]:
+    if path.is_dir():
+        pickled = path / "trained_model.pkl"
+        path = pickled.with_suffix(".pt")  # what the command for the pickle writes
+        path = pickled if pickled.exists() and not path.exists() else path
     state = _state(path)
     entities, relations = (_tensor(path, state, name) for name in _PYKEEN)
     if scoring == "cp":
@@ -185,8 +212,16 @@ def _read_kbc(path: Path, scoring: str) -> tuple[Floats, Floats]:
 def _state(path: Path) -> dict[str, Any]:
     """The tensors of a checkpoint, read without executing what may be pickled beside them."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
+        if isinstance(error, UnpicklingError) and _starts_as_pickle(path):
+            new = path.with_suffix(".pt" if path.suffix != ".pt" else ".state.pt")
+            raise InputError(
+                f"{path}: a pickled model, which cannot be read without executing it; where it was "
+                f"trained, run: {_SAVE_STATE} {shlex.quote(str(path))} {shlex.quote(str(new))} "
+                f"and import {new}"
+            ) from None
         first = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: not a state_dict that can be read without executing it ({first})"
@@ -198,6 +233,11 @@ def _state(path: Path) -> dict[str, Any]:
             state = state[key]
     found: dict[str, Any] = state
     return found
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) in _PICKLES
 
 
 def _tensor(path: Path, state: dict[str, Any], name: str) -> Floats:

@@ -17,7 +17,7 @@ def test_a_run_that_stopped_in_its_warm_up(metasd: Command, folder: Path) -> Non
     assert "has no compact model yet" in err
     assert metasd("compress", "x", "--out", "small", "--source")[0] == 0
     assert metasd("resume", "x", "--set", "train.max_steps=null")[0] == 0
-    assert metasd("compress", "x", "--out", "small")[0] == 0
+    assert metasd("compress", "x", "--out", "small", "--overwrite")[0] == 0
 
 
 def test_a_dry_run_looks_at_the_source(metasd: Command, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 import metasd
-from metasd.compressed import Query
+from metasd.cli.options import graph_of
+from metasd.compressed import CompressedModel, Query
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.export.external import import_tables
@@ -71,6 +73,15 @@ def test_kbc_checkpoints(outside: Path, small_graph: Graph) -> None:
         import_tables("kbc", outside / "cp.pt", "distmult")
 
 
+def write_pykeen_labels(folder: Path, entities: list[str], relations: list[str]) -> None:
+    """Label files as a PyKEEN triples factory writes them."""
+    for name, labels in (("entity", entities), ("relation", relations)):
+        path = folder / f"{name}_to_id.tsv.gz"
+        with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerows([("id", "label"), *enumerate(labels)])
+
+
 class Hostile:
     def __reduce__(self) -> Any:
         return os.mkdir, ("executed",)
@@ -114,6 +125,66 @@ def test_pykeen_models_score_as_they_did(
         for h, r, t in triples.tolist()
     ]
     assert small.score(labels) == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
+def test_a_pickled_model_is_read_by_way_of_its_state(
+    outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command in the message works as it stands, in a shell."""
+    monkeypatch.chdir(outside)
+    whole = torch.nn.Module()
+    for name in ("entity", "relation"):
+        part = torch.nn.Module()
+        part._embeddings = torch.nn.Embedding(4, 6)
+        whole.add_module(f"{name}_representations", torch.nn.ModuleList([part]))
+    path = outside / "my results" / "trained_model.pkl"
+    path.parent.mkdir()
+    torch.save(whole, path, pickle_protocol=5)
+    with pytest.raises(InputError, match="cannot be read without executing it") as failure:
+        import_tables("pykeen", path, "distmult")
+    command = str(failure.value).partition("run: ")[2].rpartition(" and import ")[0]
+    subprocess.run(["bash", "-c", command], check=True)
+    write_pykeen_labels(path.parent, ["a", "b", "c", "d"], ["r", "s"])
+    small = import_tables("pykeen", path.parent, "distmult", "fp32")
+    wanted = whole.state_dict()["entity_representations.0._embeddings.weight"].numpy()
+    assert np.array_equal(small.dense()[0], wanted)
+    (outside / "text.pkl").write_text("no model")
+    with pytest.raises(InputError, match="not a state_dict"):
+        import_tables("pykeen", outside / "text.pkl", "distmult")
+
+
+def test_the_vocabulary_is_that_of_the_tables(small_graph: Graph, outside: Path) -> None:
+    """Triples are left out whose entities have no rows; rows without triples stay."""
+    random = np.random.default_rng(0)
+    lacking = set(small_graph.entities[10:25])
+    labels = [label for label in small_graph.entities if label not in lacking] + ["a new one"]
+    random.shuffle(labels)
+    relations = small_graph.relations[::-1]
+    rows = {label: random.standard_normal(8).astype(np.float32) for label in labels + relations}
+    for name, names in (("entities", labels), ("relations", relations)):
+        np.save(outside / f"{name}.npy", np.stack([rows[label] for label in names]))
+        lines = [f"{i}\t{label}\n" for i, label in enumerate(names)]
+        (outside / f"{name}.tsv").write_text("".join(lines), encoding="utf-8")
+    small = import_tables("npy", outside, "distmult", "fp32", "auto", small_graph, calibrate=True)
+    assert sorted(labels) == list(small.entity_labels)
+    for label in labels:
+        assert np.array_equal(small.embedding(label), rows[label])
+    triples = np.concatenate([small_graph.train, small_graph.valid, small_graph.test])
+    names = [
+        (small_graph.entities[h], small_graph.relations[r], small_graph.entities[t])
+        for h, r, t in triples.tolist()
+    ]
+    kept = {(h, r, t) for h, r, t in names if not {h, t} & lacking}
+    assert small.about["imported"]["left_out"] == len(names) - len(kept) > 0
+    for head, relation in {(h, r) for h, r, _ in kept}:
+        asked = [Query(head, relation)]
+        answers = {a.entity for a in small.answers(asked, small.num_entities)[0]}
+        known = {t for h, r, t in kept if (h, r) == (head, relation)}
+        assert answers == set(labels) - known
+    small.save_pretrained(outside / "model")
+    again = graph_of(CompressedModel.from_pretrained(outside / "model"), "families:120", None)
+    assert sum(len(again.split(name)) for name in ("train", "valid", "test")) == len(kept)
+    assert again.entities == sorted(labels)
 
 
 @pytest.mark.slow
@@ -165,7 +236,7 @@ def test_imported_rows_are_put_in_the_graphs_order(small_graph: Graph, tmp_path:
     (tmp_path / "entities.tsv").write_text(
         "".join(f"{i}\tx{i}\n" for i in range(len(entities))), encoding="utf-8"
     )
-    with pytest.raises(InputError, match="the tables have no entity"):
+    with pytest.raises(InputError, match="no train triple of families:120 has entities"):
         import_tables("npy", tmp_path, "complex", graph=small_graph)
 
 
@@ -179,15 +250,7 @@ def test_pykeen_tables_need_labels_or_a_graph(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="known by their labels"):
         import_tables("pykeen", tmp_path / "model.pt", "distmult")
-    for name, labels in (
-        ("entity", ['a "q" b', "c\u2028d", "e", "f"]),
-        ("relation", ["r", "s", "t", "u"]),
-    ):
-        with gzip.open(
-            tmp_path / f"{name}_to_id.tsv.gz", "wt", encoding="utf-8", newline=""
-        ) as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerows([("id", "label"), *enumerate(labels)])
+    write_pykeen_labels(tmp_path, ['a "q" b', "c\u2028d", "e", "f"], ["r", "s", "t", "u"])
     small = import_tables("pykeen", tmp_path / "model.pt", "distmult")
     assert small.num_relations == 4
     assert small.entity_labels[0] == 'a "q" b'
