@@ -166,6 +166,30 @@ def accuracy() -> str:
     return f"{table(rows)}\n\n{'; '.join(below)}."
 
 
+def growth() -> str:
+    result = load("growth")
+    first = next(iter(result["contenders"].values()))
+    rows = [["", "processor time", "relative", "test MRR", "test MRR, new entities", "relative"]]
+    for name, found in result["contenders"].items():
+        rows.append(
+            [
+                name,
+                duration(found["processor_seconds"]),
+                f"{found['processor_seconds'] / first['processor_seconds']:.3f}",
+                f"{found['mrr']:.4f}",
+                f"{found['mrr_new']:.4f}",
+                f"{found['mrr_new'] / first['mrr_new']:.2f}",
+            ]
+        )
+    shape = result["shape"]
+    return (
+        f"{table(rows)}\n\nfamilies, rank {shape['rank']}; {shape['new_entities']:,} of "
+        f"{shape['entities']:,} entities are new, and {shape['new_train']:,} of {shape['train']:,} "
+        f"train triples; {shape['epochs']} epochs, {shape['epochs_continued']} of `--from`; MRR of "
+        f"the compressed models; {machine(result)}."
+    )
+
+
 def training() -> str:
     rows = [
         [
@@ -251,6 +275,7 @@ def modelled_steps() -> str:
 
 TABLES = {
     "training": training,
+    "growth": growth,
     "step": partial(comparison, "one step", "step"),
     "cross_entropy": partial(comparison, "cross entropy", "cross_entropy"),
     "distillation": partial(

@@ -24,7 +24,7 @@ def add(
     columns: Columns = "hrt",
     as_json: Json = False,
 ) -> None:
-    """Add the new entities of some triples to a compressed model, without training."""
+    """Add new entities and their triples to a compressed model."""
     from metasd.data.triple_files import read_triples
     from metasd.export.add import add_entities
 

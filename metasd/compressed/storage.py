@@ -218,10 +218,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _is_about(about: dict[str, Any]) -> bool:
     """Whether the graph and the metrics by split and model are of the form that readers expect."""
     graph, metrics = about.get("graph", {}), about.get("metrics", {})
-    if not isinstance(graph, dict) or not isinstance(metrics, dict):
+    added = about.get("added", {"to": {}, "entities": 0})
+    if not all(isinstance(part, dict) for part in (graph, metrics, added)):
         return False
-    if not all(isinstance(graph.get(key, ""), str) for key in ("name", "digest")):
+    if type(added.get("entities")) is not int or not isinstance(added.get("to"), dict):
         return False
+    for one in (graph, added["to"]):
+        if not all(isinstance(one.get(key, ""), str) for key in ("name", "digest")):
+            return False
     models = [found for found in metrics.values() if isinstance(found, dict)]
     values = [model for found in models for model in found.values() if isinstance(model, dict)]
     whole = len(models) == len(metrics) and len(values) == sum(map(len, models))

@@ -105,3 +105,22 @@ def test_an_existing_run_is_not_overwritten(metasd: Command, folder: Path) -> No
     code, _, err = metasd("evaluate", "x", "--split", "tset")
     assert code == 2
     assert "tset" in err
+
+
+def test_add_entities_to_a_model(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
+    assert metasd("compress", "x", "--out", "small")[0] == 0
+    Path("new.tsv").write_text("gil\tknows\tada\ngil\tlikes\ttea\n")
+    code, out, _ = metasd("add", "small", "new.tsv", "--out", "grown", "--json")
+    assert code == 0
+    assert json.loads(out)["new entities"] == 1
+    assert "gil" not in metasd("predict", "small", "--tail", "tea", "-r", "likes")[1]
+    assert "gil" not in metasd("predict", "grown", "--tail", "tea", "-r", "likes")[1]  # known
+    assert metasd("predict", "grown", "--head", "gil", "-r", "likes")[0] == 0
+    assert metasd("add", "small", "new.tsv")[0] == 0  # in its place
+    assert json.loads(metasd("info", "small", "--json")[1])["entities"] == 9
+    Path("new.tsv").write_text("gil\thates\tada\n")
+    code, _, err = metasd("add", "small", "new.tsv")
+    assert (code, err.count("\n"), "hates" in err) == (2, 1, True)
+    code, _, err = metasd("add", "x", "new.tsv")
+    assert (code, "is no compressed model" in err) == (2, True)

@@ -87,3 +87,21 @@ def test_a_dry_run_plans_and_writes_nothing(metasd: Command, tmp_path: Path) -> 
     assert plan["bytes of tables"] == 4 * plan["weights"]
     assert plan["steps"] == plan["steps per epoch"] * 200
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_continues_on_a_grown_graph(metasd: Command, folder: Path) -> None:
+    assert metasd("train", folder, *QUICK, "--run", "x")[0] == 0
+    with (folder / "train.txt").open("a") as file:
+        file.write("gil\tknows\tada\ngil\thates\ttea\n")
+    plan = json.loads(metasd("train", folder, "--from", "x", "--dry-run", "--json")[1])
+    assert (plan["model"], plan["epochs"]) == ("complex, rank 8", 2)
+    code, out, _ = metasd("train", folder, "--from", "x", "--run", "y")
+    assert code == 0
+    assert "note: 8 entities start from x, 1 are new\n" in out
+    assert "note: 2 relations start from x, 1 are new\n" in out
+    settings = ("--from", "x", "--set", "model.rank=9", "--run", "z")
+    for more in ((), ("--dry-run",)):
+        code, _, err = metasd("train", folder, *settings, *more)
+        assert code == 2
+        assert "x is complex of rank 8; this run, which is to continue from it" in err
+    assert not Path("z").exists()

@@ -1,5 +1,8 @@
 """Scoring functions: queries, regularisers, and a fifth model in one short class."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +60,16 @@ def test_both_queries_give_the_same_score(kind: type[Scoring]) -> None:
     by_tail = (model.query(head, relation) * tail).sum(1)
     by_relation = (model.relation_query(head, tail) * relation).sum(1)
     torch.testing.assert_close(by_tail, by_relation)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_query_for_heads_gives_that_score_too(kind: type[Scoring]) -> None:
+    model = kind(3)
+    head, relation, tail = (x.numpy() for x in rows(model))
+    by_tail = (model.query(head, relation) * tail).sum(1)
+    for head_query in (model.head_query, partial(Scoring.head_query, model)):
+        found = (head_query(relation, tail) * head).sum(1)
+        np.testing.assert_allclose(found, by_tail, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [*MODELS, QuatE])
