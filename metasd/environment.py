@@ -92,7 +92,9 @@ def scoring_device(name: str) -> torch.device:
         raise InputError(f"a device is cpu, cuda, or cuda:N for the GPU N; got {name!r}")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= there:
-        found = f"the last one is cuda:{there - 1}" if there else "PyTorch finds no CUDA device here"
+        found = (
+            f"the last one is cuda:{there - 1}" if there else "PyTorch finds no CUDA device here"
+        )
         raise InputError(f"device {name} is not there: {found}")
     return device
 

@@ -130,7 +130,9 @@ def _read(folder: Path) -> tuple[str, list[Point], str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if not found:
-        raise InputError(f"{path}: no run is finished yet")
+        raise InputError(
+            f"{path}: no run is finished yet; `metasd sweep STUDY --out {folder}` trains them"
+        )
     return graph, found, hashlib.sha256(content).hexdigest()
 
 
