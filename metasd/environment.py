@@ -83,7 +83,7 @@ def training_device(name: str) -> torch.device:
 
 
 def scoring_device(name: str) -> torch.device:
-    """A device by the name that PyTorch gives it: cpu, cuda, cuda:1; InputError if there is none."""
+    """A device by PyTorch's name (cpu, cuda, cuda:1); InputError if it is not there."""
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -12,7 +12,7 @@ def test_a_machine_without_a_gpu_says_so(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match=f"{name} is not there: PyTorch finds no CUDA device"):
         scoring_device(name)
-    with pytest.raises(InputError, match="train.device = cuda, but PyTorch finds no CUDA device"):
+    with pytest.raises(InputError, match=r"train.device = cuda, but PyTorch finds no CUDA device"):
         training_device("cuda")
     assert scoring_device("cpu") == training_device("auto") == torch.device("cpu")
 

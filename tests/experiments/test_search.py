@@ -105,7 +105,7 @@ def test_what_cannot_be_trained_counts_as_a_trial(
     assert "leaves the compact model none" in log
     assert "[8/8]" in log
     hopeless = Search.load(written(tmp_path, search={"train.lr": [1e30]}))
-    with pytest.raises(InputError, match="none of 1 trials came to a value; the last: the "):
+    with pytest.raises(InputError, match="none of 1 trials came to a value; the last: trial-001: "):
         run_search(hopeless, tmp_path / "hopeless", 1)
 
 

@@ -96,7 +96,7 @@ def test_unknown_test_runs_are_reported_before_anything_is_trained(tmp_path: Pat
     study = Study.load(written(tmp_path))
     with pytest.raises(InputError, match='no run is called "denes"; there are "dense", "prune '):
         run_study(study, tmp_path / "out", test=["denes"])
-    with pytest.raises(InputError, match='"prune" begins the names of 2 runs: .*=0.5", "prune '):
+    with pytest.raises(InputError, match=r'"prune" begins the names of 2 runs: .*=0.5", "prune '):
         run_study(study, tmp_path / "out", test=["prune"])
     assert not (tmp_path / "out").exists()
 
