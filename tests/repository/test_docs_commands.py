@@ -32,14 +32,14 @@ BLOCK = re.compile(
 )
 
 METASD = """#!{python}
-import subprocess, sys
+import signal, subprocess, sys
 command = [sys.executable, "-m", "metasd", *sys.argv[1:]]
 if sys.argv[1:2] != ["serve"]:
     sys.exit(subprocess.run(command).returncode)
 server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
 listens = server.stdout.readline().startswith("http://")
 server.terminate()
-sys.exit(server.wait() or not listens)
+sys.exit(not listens or server.wait() not in (0, -signal.SIGTERM))
 """
 """`metasd` of the Python that runs the tests, wherever it is installed."""
 
