@@ -162,7 +162,8 @@ def summary() -> str:
             size = megabytes(model, dense[0])
             row += [size, str(of.epochs(model)), f"{model.mrr:.4f}", model.tested]
         rows.append(row)
-    return f"{table(rows)}\n\n{' '.join(_taught(*column) for column in columns)}"
+    taught = " ".join(_taught(*column) for column in columns)
+    return f"{table(rows)}\n\nA dense model is a source trained alone. {taught}"
 
 
 def _headline(found: Study) -> tuple[Study, list[Point]]:
