@@ -152,7 +152,7 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
         else:
             study.tell(trial, value)
             found += f", best {_best(search, study, out)['value']:.4f}"
-        tried = ", ".join(f"{key}={value}" for key, value in chosen.items())
+        tried = ", ".join(f"{key}={_short(value)}" for key, value in chosen.items())
         number = len(done) + 1
         left = time_left(time.monotonic() - start, number - before, trials - before)
         print(f"[{number}/{trials}] {tried}: {found}{left}", file=sys.stderr, flush=True)
@@ -168,6 +168,10 @@ def _best(search: Search, study: "optuna.Study", out: Path) -> dict[str, Any]:
     search.config(best.params).save(out / "best.yaml")
     settings = {**search.settings, **best.params}
     return {"trial": best.user_attrs["folder"], "value": best.value, "settings": settings}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _study(journal: Path) -> "optuna.Study":
