@@ -91,7 +91,9 @@ def search(
     except (Interrupted, KeyboardInterrupt) as stopped:
         fail(f"{str(stopped) or 'interrupted'}; run the same command to continue", 130)
     metric = searched.config(best["settings"]).eval.metric
-    print_record({"best": best["trial"], f"valid {metric}": round(best["value"], 4), **best["settings"]})
+    print_record(
+        {"best": best["trial"], f"valid {metric}": round(best["value"], 4), **best["settings"]}
+    )
     print(
         f"every setting: {folder / 'best.yaml'}; `metasd train {searched.graph} --config "
         f"{folder / 'best.yaml'}` trains with them"
