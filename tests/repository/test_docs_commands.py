@@ -132,7 +132,7 @@ def test_the_commands_of_a_page_run(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         assert done.returncode == 0, (
             f"{page.name}, line {block.line}: exit code {done.returncode}\n{block.code}\n"
