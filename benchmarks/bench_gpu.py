@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="benchmarks/gpu.py needs Triton, which is not installed")
+
 import gpu
 
 

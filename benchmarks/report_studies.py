@@ -119,14 +119,19 @@ def ablations() -> str:
     A dense run's small model is its source in three bits, as the weights of compact models are.
     """
     found = study("umls")
-    heads = ("fp32 valid MRR", "spread", "small", "valid MRR", "spread", "bytes")
+    heads = ("source: valid MRR", "spread", "small model", "valid MRR", "spread", "bytes")
     rows = [["run", *heads]]
     for run in found.runs:
         forms = {model.form: model for model in found.models if model.run == run}
         small = forms.get("compact auto") or forms["source int3"]
         size = f"{small.bytes / 1e3:.1f} kB"
         rows.append([run, *_mrr(forms.get("source fp32")), small.form, *_mrr(small), size])
-    return f"{table(rows)}\n\n{found.cost()}."
+    legend = (
+        "The source is measured in fp32. The small model is the compact one as it is stored "
+        "(`compact auto`); a dense run has none, and its source is rounded to 3 bits instead "
+        "(`source int3`). Spread: the range over seeds."
+    )
+    return f"{table(rows)}\n\n{legend}\n\n{found.cost()}."
 
 
 def _mrr(model: Point | None) -> list[str]:
@@ -157,7 +162,8 @@ def summary() -> str:
             size = megabytes(model, dense[0])
             row += [size, str(of.epochs(model)), f"{model.mrr:.4f}", model.tested]
         rows.append(row)
-    return f"{table(rows)}\n\n{' '.join(_taught(*column) for column in columns)}"
+    taught = " ".join(_taught(*column) for column in columns)
+    return f"{table(rows)}\n\nA dense model is a source trained alone. {taught}"
 
 
 def _headline(found: Study) -> tuple[Study, list[Point]]:

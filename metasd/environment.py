@@ -82,6 +82,23 @@ def training_device(name: str) -> torch.device:
     return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
+def scoring_device(name: str) -> torch.device:
+    """A device by PyTorch's name (cpu, cuda, cuda:1); InputError if it is not there."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"a device is cpu, cuda, or cuda:N for the GPU N; got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"a device is cpu, cuda, or cuda:N for the GPU N; got {name!r}")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        found = (
+            f"the last one is cuda:{there - 1}" if there else "PyTorch finds no CUDA device here"
+        )
+        raise InputError(f"device {name} is not there: {found}")
+    return device
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes in use so far: of tensors on a GPU, else the process's resident size."""
     if device.type == "cuda":

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from metasd.errors import InputError
+
 from .options import DataDir, load_run
 from .output import fail, print_record, print_rows
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or one of a sweep.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or that of a sweep.")],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -19,6 +21,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw a run's metrics, or a sweep's MRR against bytes."""
+    from metasd.compressed.storage import is_compressed
     from metasd.experiments.run_report import write_report
     from metasd.experiments.study_report import write_study_report
 
@@ -26,6 +29,16 @@ def report(
         print_rows(write_study_report(run, out))
         print((out or run) / "study.md")
         return
+    if is_compressed(run):
+        raise InputError(
+            f"{run} is a compressed model; a report is of a run or a sweep. `metasd info {run}` "
+            f"prints sizes and metrics, `metasd evaluate {run}` its accuracy as it is stored"
+        )
+    if (run / "trials.jsonl").exists():
+        raise InputError(
+            f"{run} is the folder of a search; a report is of a run or a sweep. "
+            f"{run / 'best.yaml'} has the best settings; each of {run / 'trial-*'} is a run"
+        )
     print(write_report(load_run(run), out))
 
 
@@ -37,7 +50,11 @@ def sweep(
     ] = None,
     test: Annotated[
         list[str] | None,
-        typer.Option("--test", metavar="RUN", help="Add this run's test metrics; repeatable."),
+        typer.Option(
+            "--test",
+            metavar="RUN",
+            help="Add the test metrics of the run whose name begins so; repeatable.",
+        ),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -68,8 +85,16 @@ def search(
     from metasd.training.trainer import Interrupted
 
     folder = out or Path("runs") / file.stem
+    searched = Search.load(file)
     try:
-        best = run_search(Search.load(file), folder, trials, data_dir)
+        best = run_search(searched, folder, trials, data_dir)
     except (Interrupted, KeyboardInterrupt) as stopped:
         fail(f"{str(stopped) or 'interrupted'}; run the same command to continue", 130)
-    print_record({"best": best["value"], **best["settings"]})
+    metric = searched.config(best["settings"]).eval.metric
+    print_record(
+        {"best": best["trial"], f"valid {metric}": round(best["value"], 4), **best["settings"]}
+    )
+    print(
+        f"every setting: {folder / 'best.yaml'}; `metasd train {searched.graph} --config "
+        f"{folder / 'best.yaml'}` trains with them"
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metasd import kernels
-from metasd.errors import InputError
+from metasd.environment import scoring_device
 from metasd.kernels._keys import decoded_keys
 
 from .table import CODES, ZEROS, Floats, Integers, Table
@@ -29,11 +29,8 @@ class DeviceTable(Table):
 
     @staticmethod
     def of(table: Table, device: str) -> DeviceTable:
-        """The table on `device`; InputError if PyTorch finds no such device."""
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"device {device!r}: {str(error).splitlines()[0]}") from None
+        """The table on `device`, cpu or a GPU; InputError if it is not there."""
+        scoring_device(device)
         values: dict[str, Any] = {f.name: getattr(table, f.name) for f in fields(Table)}
         return DeviceTable(**values, device=device)
 

@@ -13,11 +13,10 @@ Trials are compared by `eval.metric` on valid; test is never read. A trial whose
 each other, or whose losses diverge, counts as a trial without a value.
 """
 
-import json
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from metasd.data.load import load_graph
 from metasd.errors import Diverged, InputError, error_context
 from metasd.files import lock, read_description, write_text
 
-from .sweep import finished_run
+from .sweep import finished_run, time_left
 
 if TYPE_CHECKING:
     import optuna
@@ -91,10 +90,12 @@ def run_search(
     """Trains until there are so many trials in all, those of earlier calls included.
 
     Args:
-        out: the folder: a run folder per trial, and `trials.jsonl`, Optuna's journal.
+        out: the folder: a run folder per trial, `trial-001` and so on, `trials.jsonl`, Optuna's
+            journal, and `best.yaml`, every setting of the best trial so far.
 
     Returns:
-        The best trial: its `number`, `value` and `settings`.
+        The best trial: its `trial` (the name of its folder), `value`, and `settings`: those of
+        every trial, and those that the search chose.
 
     Raises:
         InputError: Optuna is not installed, `out` is damaged or of another search, or no trial
@@ -131,6 +132,7 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
     for stale in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a killed process
         study.tell(stale.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(stale.params)
+    start, before = time.monotonic(), len(_done(study))
     while len(done := _done(study)) < trials:
         study.sampler = optuna.samplers.TPESampler(seed=len(done))
         trial = study.ask()
@@ -140,20 +142,36 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
         except InputError as error:
             value, found = None, str(error)
         else:
-            value, found = _evaluated(graph, config, out / _folder(chosen))
+            folder = _folder(study, chosen, len(done) + 1)
+            trial.set_user_attr("folder", folder)
+            value, found = _evaluated(graph, config, out / folder)
+            found = f"{folder}: {found}"
         if value is None:
             trial.set_user_attr("refused", found)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, value)
-            found += f", best {study.best_value:.4f}"
-        tried = ", ".join(f"{key}={value}" for key, value in chosen.items())
-        print(f"[{len(done) + 1}/{trials}] {tried}: {found}", file=sys.stderr, flush=True)
+            found += f", best {_best(search, study, out)['value']:.4f}"
+        tried = ", ".join(f"{key}={_short(value)}" for key, value in chosen.items())
+        number = len(done) + 1
+        left = time_left(time.monotonic() - start, number - before, trials - before)
+        print(f"[{number}/{trials}] {tried}: {found}{left}", file=sys.stderr, flush=True)
     if all(trial.value is None for trial in done):
         why = done[-1].user_attrs["refused"]
         raise InputError(f"none of {len(done)} trials came to a value; the last: {why}")
+    return _best(search, study, out)
+
+
+def _best(search: Search, study: "optuna.Study", out: Path) -> dict[str, Any]:
+    """What `run_search` returns; its whole configuration is written to `best.yaml`."""
     best = study.best_trial
-    return {"number": best.number, "value": best.value, "settings": best.params}
+    search.config(best.params).save(out / "best.yaml")
+    settings = {**search.settings, **best.params}
+    return {"trial": best.user_attrs["folder"], "value": best.value, "settings": settings}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _study(journal: Path) -> "optuna.Study":
@@ -201,6 +219,8 @@ def _suggest(trial: "optuna.Trial", key: str, values: list[Any] | Mapping[str, A
     return trial.suggest_float(key, low, high, log=log)
 
 
-def _folder(chosen: Mapping[str, Any]) -> str:
+def _folder(study: "optuna.Study", chosen: Mapping[str, Any], number: int) -> str:
     """The same for the same settings, so that a killed trial continues from its checkpoint."""
-    return "trial-" + sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+    same = (trial.user_attrs for trial in study.trials if trial.params == chosen)
+    folders = (found["folder"] for found in same if "folder" in found)
+    return next(folders, f"trial-{number:03}")

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .plotting import Curve
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#8C6D1F", "#333333")
-"""Of a study's runs, if there are no more of them; distinct to every eye."""
+"""Of a study's runs; distinct to every eye."""
+_LINES = ("-", "--", ":")
+"""Of runs that have the same colour; markers of the second and third kind are hollow."""
 _FRONTIER, _GREY = "#0072B2", "#b5b5b5"
 _MARKERS = {"source": "o", "compact": "D", "one-shot": "v"}
 
@@ -130,7 +132,9 @@ def _read(folder: Path) -> tuple[str, list[Point], str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if not found:
-        raise InputError(f"{path}: no run is finished yet")
+        raise InputError(
+            f"{path}: no run is finished yet; `metasd sweep STUDY --out {folder}` trains them"
+        )
     return graph, found, hashlib.sha256(content).hexdigest()
 
 
@@ -161,72 +165,86 @@ def _draw(graph: str, found: list[Point], digest: str, path: Path) -> None:
         axes = figure.subplots()
         axes.set_title(clean(f"{graph}: accuracy against bytes"))
         unit = 1e6 if found[-1].bytes >= 1e6 else 1e3  # the largest
-        label_curves(figure, axes, _curves(axes, _scales(axes, found, unit), unit))
+        _scales(axes, found, unit)
+        runs = list(dict.fromkeys(point.run for point in found))
+        if len(runs) <= len(_COLORS):
+            label_curves(figure, axes, _few_runs(axes, found, runs, unit))
+        elif len(runs) <= len(_COLORS) * len(_LINES):
+            _few_runs(axes, found, runs, unit)
+            figure.legend(loc="outside right upper", fontsize=8, handlelength=3)
+        else:
+            label_curves(figure, axes, _many_runs(axes, found, unit))
         metadata = {"Software": None, "Description": f"results.json, sha256 {digest}"}
         write_atomically(
             path, lambda temporary: figure.savefig(temporary, format="png", metadata=metadata)
         )
 
 
-def _scales(axes: "Axes", found: list[Point], unit: float) -> list[Point]:
-    """Limits, ticks and names of the axes; returns the points that are drawn."""
+def _scales(axes: "Axes", found: list[Point], unit: float) -> None:
+    """Limits, ticks and names of the axes."""
     from .plotting import log_ticks
 
-    best = max(point.mrr for point in found)
-    drawn = [point for point in found if point.mrr >= best / 2]
-    sizes = [point.bytes / unit for point in drawn]
+    sizes = [point.bytes / unit for point in found]
     left, right = min(sizes) / 1.25, max(sizes) * 1.25
-    low, high = min(min(p.valid) for p in drawn), max(max(p.valid) for p in drawn)
+    low, high = min(min(p.valid) for p in found), max(max(p.valid) for p in found)
     margin = 0.08 * (high - low) or 0.05
     axes.set(xscale="log", xlim=(left, right), ylim=(low - margin, high + margin))
     ticks = log_ticks(left, right)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    models = {point.form.split(" ")[0] for point in drawn}
+    models = {point.form.split(" ")[0] for point in found}
     shapes = {"source": "circles", "compact": "diamonds", "one-shot": "triangles"}
     marked = [f"{shape}: {model}" for model, shape in shapes.items() if model in models]
     name = "; ".join([f"{'kB' if unit == 1e3 else 'MB'} of both tables, logarithmic", *marked])
-    if hidden := len(found) - len(drawn):
-        name += f"\n{hidden} of {len(found)} models, below half of the best, are not shown"
     axes.set(xlabel=name, ylabel="valid MRR")
-    return drawn
 
 
-def _curves(axes: "Axes", found: list[Point], unit: float) -> "list[Curve]":
-    """Draws few runs in a colour each; of many, the frontier in one, and all else in grey."""
+def _few_runs(axes: "Axes", found: list[Point], runs: list[str], unit: float) -> "list[Curve]":
+    """Draws a line per run, each in its own colour or kind of line."""
     from .plotting import Curve, clean
 
-    def curve(label: str, color: str, own: list[Point], line: bool = True) -> Curve:
+    curves = []
+    for i, run in enumerate(runs):
+        line, color = _LINES[i // len(_COLORS)], _COLORS[i % len(_COLORS)]
+        face = "white" if i >= len(_COLORS) else color
+        own = [point for point in found if point.run == run]
+        _mark(axes, own, color, unit, face)
+        for model in _MARKERS:  # no line leads from one model to another
+            part = [point for point in own if point.form.startswith(model)]
+            sizes, mrr = [point.bytes / unit for point in part], [point.mrr for point in part]
+            axes.plot(sizes, mrr, line, color=color, linewidth=1.2, alpha=0.6)
+            curves.append(Curve("", color, sizes, mrr))
+        axes.plot([], [], f"o{line}", color=color, markerfacecolor=face, label=clean(run))
         sizes, mrr = [point.bytes / unit for point in own], [point.mrr for point in own]
-        return Curve(clean(label), color, sizes, mrr, line)
-
-    runs = list(dict.fromkeys(point.run for point in found))
-    if len(runs) <= len(_COLORS):
-        curves = []
-        for run, color in zip(runs, _COLORS, strict=False):
-            own = [point for point in found if point.run == run]
-            _mark(axes, own, color, unit)
-            curves.append(curve(run, color, own))
-        lines = curves
-    else:
-        best = [point for point in found if point.frontier]
-        rest = [point for point in found if not point.frontier]
-        _mark(axes, rest, _GREY, unit)
-        _mark(axes, best, _FRONTIER, unit)
-        lines = [curve("", _FRONTIER, best)]
-        curves = [*lines, curve("", _GREY, rest, line=False)]
-        for run in dict.fromkeys(point.run for point in best):
-            own = [point for point in best if point.run == run]
-            curves.append(curve(run, "#222222", own, line=False))
-    for line in lines:
-        axes.plot(line.x, line.y, color=line.color, linewidth=1.2, alpha=0.6)
+        curves.append(Curve(clean(run), color, sizes, mrr, line=False))
     return curves
 
 
-def _mark(axes: "Axes", own: list[Point], color: str, unit: float) -> None:
+def _many_runs(axes: "Axes", found: list[Point], unit: float) -> "list[Curve]":
+    """Draws the frontier in one colour, with the names of its runs, and all else in grey."""
+    from .plotting import Curve, clean
+
+    def curve(label: str, color: str, own: list[Point], line: bool = False) -> Curve:
+        sizes, mrr = [point.bytes / unit for point in own], [point.mrr for point in own]
+        return Curve(clean(label), color, sizes, mrr, line)
+
+    best = [point for point in found if point.frontier]
+    rest = [point for point in found if not point.frontier]
+    _mark(axes, rest, _GREY, unit)
+    _mark(axes, best, _FRONTIER, unit)
+    frontier = curve("", _FRONTIER, best, line=True)
+    axes.plot(frontier.x, frontier.y, color=_FRONTIER, linewidth=1.2, alpha=0.6)
+    curves = [frontier, curve("", _GREY, rest)]
+    for run in dict.fromkeys(point.run for point in best):
+        curves.append(curve(run, "#222222", [point for point in best if point.run == run]))
+    return curves
+
+
+def _mark(axes: "Axes", own: list[Point], color: str, unit: float, face: str | None = None) -> None:
     """Means over seeds, with lines from the lowest to the highest."""
     for point in own:
         x, low, high = point.bytes / unit, min(point.valid), max(point.valid)
         axes.plot([x, x], [low, high], color=color, linewidth=1)
         marker = _MARKERS.get(point.form.split(" ")[0], "s")
-        axes.plot([x], [point.mrr], marker, color=color, markersize=4.5)
+        face = face or color
+        axes.plot([x], [point.mrr], marker, color=color, markersize=4.5, markerfacecolor=face)

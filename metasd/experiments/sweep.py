@@ -18,7 +18,7 @@ from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.environment import measured_on
-from metasd.errors import InputError, error_context, nearest
+from metasd.errors import InputError, error_context
 from metasd.evaluation import evaluate
 from metasd.export.compress import compress
 from metasd.files import lock, write_text
@@ -41,23 +41,34 @@ def run_study(
 
     Args:
         out: the folder: a run folder per run and seed, and `results.json`.
-        test: names of runs whose test metrics are computed too.
+        test: runs whose test metrics are computed too: their names, or the beginning of one.
 
     Returns:
         What `results.json` holds: `graph`, `runs` (each with configuration, seed, seconds, machine,
         commit) and `rows` (run, seed, form, bytes, metrics by split).
 
     Raises:
-        InputError: the graph, or a name in `test`, is unknown; `out` is of another study.
+        InputError: the graph is unknown; a name in `test` is, or begins several; `out` is of
+            another study.
         Interrupted: as `train`; the next call continues.
     """
-    if unknown := [name for name in test if name not in study.runs]:
-        raise InputError(f"no run is called {unknown[0]!r}{nearest(unknown[0], list(study.runs))}")
+    tested = [_named(name, list(study.runs)) for name in test]
     graph = load_graph(study.graph, data_dir)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
-        return _run_study(study, out, graph, test)
+        return _run_study(study, out, graph, tested)
+
+
+def _named(given: str, names: Sequence[str]) -> str:
+    """The run of that name, or the one whose name begins so."""
+    found = [given] if given in names else [name for name in names if name.startswith(given)]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f'"{name}"' for name in found or names)
+    if found:
+        raise InputError(f'"{given}" begins the names of {len(found)} runs: {listed}')
+    raise InputError(f'no run is called "{given}"; there are {listed}')
 
 
 def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +77,9 @@ def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> di
     known = {run_name(name, seed) for name, seed in todo}
     if others := [key for key in results["runs"] if key not in known]:
         _log(f"{out / 'results.json'} keeps what the study no longer has: {', '.join(others)}")
-    start, trained = time.monotonic(), 0
+    missing = [name for name, seed in todo if run_name(name, seed) not in results["runs"]]
+    epochs, trained = sum(study.runs[name].config.train.epochs for name in missing), 0
+    start = time.monotonic()
     for number, (name, seed) in enumerate(todo, 1):
         config = study.runs[name].seeded(seed)
         key = run_name(name, seed)
@@ -88,7 +101,6 @@ def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> di
         run = _train(study, name, seed, graph, out, results)
         if fresh:
             results["runs"][key] = _record(run, name, seed, config)
-            trained += 1
         for text, row in zip(forms, rows, strict=True):
             try:
                 _evaluate(row, run, study.store[text], graph, splits)
@@ -97,11 +109,27 @@ def _run_study(study: Study, out: Path, graph: Graph, test: Sequence[str]) -> di
                 _log(f"{key}, {text}: {error}")
             if row not in results["rows"]:
                 results["rows"].append(row)
-            write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+            _write(out / "results.json", results)
         if fresh:
-            left = (time.monotonic() - start) / trained * (len(todo) - number)
-            _log(f"[{number}/{len(todo)}] {key}: {_valid(run)}; about {left / 60:.0f} min left")
+            trained += config.train.epochs
+            left = time_left(time.monotonic() - start, trained, epochs)
+            _log(f"[{number}/{len(todo)}] {key}: {_valid(run)}{left}")
     return results
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    write_text(path, json.dumps(results, indent=1) + "\n")
+
+
+def time_left(seconds: float, done: float, total: float) -> str:
+    """What is left, as the end of a line, if `done` of `total` took so long; "" if nothing is."""
+    left = seconds * (total - done) / done
+    if left <= 0:
+        return ""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if left >= 1.5 * size:
+            return f"; about {left / size:.{1 if unit == 'h' else 0}f} {unit} left"
+    return f"; about {max(left, 1):.0f} s left"
 
 
 def _log(line: str) -> None:
@@ -111,7 +139,9 @@ def _log(line: str) -> None:
 def _results(out: Path, graph: Graph) -> dict[str, Any]:
     path = out / "results.json"
     if not path.exists():
-        return {"graph": graph.name, "graph_sha256": graph.digest, "runs": {}, "rows": []}
+        new = {"graph": graph.name, "graph_sha256": graph.digest, "runs": {}, "rows": []}
+        _write(path, new)  # from now on the folder is that of a sweep
+        return new
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         name, digest = found["graph"], found["graph_sha256"]

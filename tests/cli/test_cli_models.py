@@ -46,6 +46,8 @@ def test_compress_and_answer_a_file_of_queries(metasd: Command, folder: Path) ->
     found = json.loads(metasd("evaluate", "small", "--graph", folder, "--json")[1])
     assert set(found["test"]) == {"compressed"}
     assert "before compression:" in metasd("info", "small")[1]
+    code, _, err = metasd("report", "small")
+    assert (code, "small is a compressed model; a report is of a run" in err) == (2, True)
     Path("queries.tsv").write_text("ada\tlikes\t?\n?\tlikes\ttea\n")
     files = ("--batch", "queries.tsv", "--out", "answers.tsv")
     code, out, _ = metasd("predict", "small", *files, "-k", "2")

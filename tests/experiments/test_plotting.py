@@ -111,17 +111,25 @@ def test_a_study_of_few_or_many_runs(tmp_path: Path, runs: int) -> None:
     assert first == (tmp_path / "again" / "pareto.png").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lowest", [0.0, 0.1])
-def test_models_far_below_are_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lowest: float
+@pytest.mark.parametrize("runs", [6, 18, 19])
+def test_every_model_is_drawn_and_no_run_like_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: int
 ) -> None:
-    said = []
-    monkeypatch.setattr(Axes, "set_xlabel", lambda self, text, **_: said.append(text))
-    write_study_report(study(tmp_path / "study", 3, lowest))
-    assert said[-1].endswith("\n2 of 6 models, below half of the best, are not shown")
-    write_study_report(study(tmp_path / "other", 3))
-    assert "not shown" not in said[-1]
+    monkeypatch.setattr("metasd.experiments.plotting.label_curves", lambda *_: [])
+    drawn: list[Any] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *a, **k: drawn.extend(x := plot(*a, **k)) or x)
+    write_study_report(study(tmp_path / "study", runs, lowest=0.01))
+    marks = [line for line in drawn if len(line.get_xdata()) == 1 and line.get_marker() != "None"]
+    assert len(marks) == 2 * runs
+    low, high = marks[0].axes.get_ylim()
+    assert all(low < line.get_ydata()[0] < high for line in marks)
+    looks = [
+        (line.get_color(), line.get_linestyle())
+        for line in drawn
+        if line.get_label().startswith("$run")
+    ]
+    assert len(set(looks)) == len(looks) == (runs if runs <= 18 else 0)
 
 
 def test_a_study_of_zeros(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from metasd.cli import app
+from metasd.config import Config
 from metasd.errors import InputError
 from metasd.experiments import sweep
 from metasd.experiments.search import Search, run_search
@@ -52,9 +53,13 @@ def test_a_search_continues_where_it_was_stopped(
     assert configs[2] == configs[3]  # the trial that was stopped
     assert all(0.01 <= c.train.lr <= 1 and 2 <= c.model.rank <= 6 for c in configs)
     assert len({c.train.lr for c in configs}) == 4
-    found = [json.loads(path.read_text()) for path in out.glob("trial-*/metrics.json")]
+    paths = sorted(out.glob("trial-*/metrics.json"))
+    assert [path.parent.name for path in paths] == [f"trial-00{n}" for n in (1, 2, 3, 4)]
+    found = [json.loads(path.read_text()) for path in paths]
     values = [metrics["valid"]["compact"]["mrr"] for metrics in found]
     assert best["value"] == max(values)
+    assert best["trial"] == paths[values.index(max(values))].parent.name
+    assert Config.load(out / "best.yaml") == Config.load(out / best["trial"] / "config.yaml")
     assert run_search(search, out, 4) == best
     assert len(configs) == 5
 
@@ -100,7 +105,7 @@ def test_what_cannot_be_trained_counts_as_a_trial(
     assert "leaves the compact model none" in log
     assert "[8/8]" in log
     hopeless = Search.load(written(tmp_path, search={"train.lr": [1e30]}))
-    with pytest.raises(InputError, match="none of 1 trials came to a value; the last: the "):
+    with pytest.raises(InputError, match="none of 1 trials came to a value; the last: trial-001: "):
         run_search(hopeless, tmp_path / "hopeless", 1)
 
 
@@ -112,7 +117,7 @@ def test_one_search_a_folder_and_a_damaged_journal_is_reported(tmp_path: Path) -
     journal = out / "trials.jsonl"
     whole = journal.read_bytes()
     journal.write_bytes(whole[:-9])  # killed while it said what the trial came to
-    assert run_search(search, out, 1)["number"] == 1
+    assert run_search(search, out, 1)["trial"] == "trial-001"
     journal.write_bytes(whole.replace(b"op_code", b"op-code", 1))
     with pytest.raises(InputError, match="damaged, or not of a search"):
         run_search(search, out, 2)
@@ -122,5 +127,20 @@ def test_the_command_prints_the_best(tmp_path: Path) -> None:
     command = ["search", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--trials", "2"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "best" in result.stdout
+    assert "trial-00" in result.stdout
     assert "train.lr" in result.stdout
+    best = tmp_path / "out" / "best.yaml"
+    plan = ["train", "families:60", "--dry-run", "--config", str(best)]
+    assert f"metasd train families:60 --config {best}" in result.stdout
+    assert CliRunner().invoke(app, plan).exit_code == 0
+    report = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
+    assert "is the folder of a search" in str(report.exception)
+
+
+def test_the_same_settings_are_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, out = Search.load(written(tmp_path, search={"model.rank": [3]})), tmp_path / "out"
+    run_search(search, out, 1)
+    monkeypatch.setattr(sweep, "train", None)
+    assert run_search(search, out, 3)["trial"] == "trial-001"

@@ -11,7 +11,7 @@ from metasd.data.load import load_graph
 from metasd.errors import InputError
 from metasd.experiments import study_report, sweep
 from metasd.experiments.study import Study
-from metasd.experiments.sweep import run_study
+from metasd.experiments.sweep import run_study, time_left
 from metasd.files import lock
 from metasd.training.run import Run
 from metasd.training.trainer import Interrupted
@@ -43,7 +43,7 @@ def test_a_second_call_trains_nothing_and_adds_what_is_asked_for(
     study = Study.load(written(tmp_path, seeds=[0]))
     first = run_study(study, tmp_path / "out")
     monkeypatch.setattr(sweep, "train", None)
-    again = run_study(study, tmp_path / "out", test=["dense"])
+    again = run_study(study, tmp_path / "out", test=["den"])
     assert again["runs"] == first["runs"]
     assert {row["run"] for row in again["rows"] if "test" in row} == {"dense"}
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == again
@@ -93,8 +93,11 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
 
 
 def test_unknown_test_runs_are_reported_before_anything_is_trained(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run is called 'denes'"):
-        run_study(Study.load(written(tmp_path)), tmp_path / "out", test=["denes"])
+    study = Study.load(written(tmp_path))
+    with pytest.raises(InputError, match='no run is called "denes"; there are "dense", "prune '):
+        run_study(study, tmp_path / "out", test=["denes"])
+    with pytest.raises(InputError, match=r'"prune" begins the names of 2 runs: .*=0.5", "prune '):
+        run_study(study, tmp_path / "out", test=["prune"])
     assert not (tmp_path / "out").exists()
 
 
@@ -148,6 +151,35 @@ def test_a_form_that_cannot_hold_a_model_is_reported_and_passed_over(
     assert "int3 has no zero" in results["rows"][0]["refused"]
     assert [point.form for point in study_report.points(results)] == ["source fp32"]
     assert run_study(study, tmp_path / "out") == results
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "total", "said"),
+    [
+        (2, 1, 4, "; about 6 s left"),
+        (0.1, 1, 4, "; about 1 s left"),
+        (60, 1, 3, "; about 2 min left"),
+        (3600, 4, 12, "; about 2.0 h left"),
+        (9, 4, 4, ""),
+    ],
+)
+def test_the_time_left_is_in_a_unit_that_fits(
+    seconds: float, done: int, total: int, said: str
+) -> None:
+    assert time_left(seconds, done, total) == said
+
+
+def test_a_report_before_the_first_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stops(*_: object) -> None:
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(sweep, "train", stops)
+    with pytest.raises(Interrupted):
+        run_study(Study.load(written(tmp_path)), tmp_path / "out")
+    with pytest.raises(InputError, match=r"results.json: no run is finished yet; `metasd sweep"):
+        study_report.write_study_report(tmp_path / "out")
 
 
 def test_one_sweep_a_folder(tmp_path: Path) -> None:
