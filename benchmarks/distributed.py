@@ -72,7 +72,7 @@ def worker(case: dict[str, Any]) -> None:
     settings = {"model.rank": RANK, "train.batch_size": BATCH, **case["settings"]}
     config = preset("metasd").override(settings)
     trainer = Trainer(graph, config, RunFolder("nothing is written"), processes)
-    trainer.update_masks()
+    trainer.update_masks(trainer.state.epoch)
     batch = trainer.batches(0)
     loaded = time.perf_counter() - began
     trainer.step(Phase.SHARED, *batch(0))
