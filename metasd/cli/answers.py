@@ -116,7 +116,7 @@ def score(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Score triples; higher is more plausible, among triples with the same relation."""
+    """Score triples: the higher, the more plausible."""
     from metasd.compressed import score_file
 
     small = _load(model, source, graph, data_dir, device, known=ranks)
@@ -128,12 +128,12 @@ def score(
 def neighbors(
     model: ModelPath,
     label: Annotated[str, typer.Argument(metavar="LABEL", help="The entity's label.")],
-    k: Annotated[int, typer.Option("-k", help="The number of neighbors.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="The number of neighbors, by cosine.")] = 10,
     source: Source = False,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Show the entities with the most similar embeddings, by cosine."""
+    """Show the entities with the most similar embeddings."""
     small = _load(model, source, None, None, device, known=False)
     found = small.neighbors(label, k)
     if as_json:

@@ -178,12 +178,9 @@ class CompressedModel(Scorer):
         pairs = np.array(queries, dtype=np.int64).reshape(-1, 2)
         groups = [(np.arange(len(pairs)), candidates)]  # places in `queries`, their candidates
         if typed:
-            if self.known is None:
-                raise InputError("typed needs known triples, and this model stores none")
-            if candidates is not None:
-                raise InputError("give either candidates or typed")
+            known = self.check_typed(candidates)
             groups = [
-                (np.flatnonzero(pairs[:, 1] == r), self.known.entities_of(r))
+                (np.flatnonzero(pairs[:, 1] == r), known.entities_of(r))
                 for r in np.unique(pairs[:, 1]).tolist()
             ]
         hide_known = not keep_known and candidates is None
@@ -195,6 +192,14 @@ class CompressedModel(Scorer):
                 answers = self._answer(given, asked, k, rows, hide_known)
                 found |= zip(part.tolist(), answers, strict=True)
         return [found[i] for i in range(len(pairs))]
+
+    def check_typed(self, candidates: object = None) -> KnownAnswers:
+        """What `typed` reads; InputError where it cannot be: no known triples, or candidates."""
+        if candidates is not None:
+            raise InputError("give either candidates or typed")
+        if self.known is None:
+            raise InputError("typed needs known triples, and this model stores none")
+        return self.known
 
     def _answer(
         self,
