@@ -132,6 +132,15 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
         return HTMLResponse(page, headers=_HEADERS)
 
     add_docs(app)
+    _add_error_answers(app)
+    app.add_middleware(
+        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
+    )
+    return app
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Every mistake is answered with a status and one line."""
 
     @app.exception_handler(InputError)
     async def unknown(_: Request, error: InputError) -> JSONResponse:
@@ -153,11 +162,6 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return _error(error.status_code, error.detail, error.headers)
-
-    app.add_middleware(
-        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
-    )
-    return app
 
 
 async def _read_body(request: Request, limits: Limits) -> bytes:

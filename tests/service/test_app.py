@@ -251,6 +251,11 @@ def nonsense(draw: random.Random, relation: str) -> bytes:
     if kind == 9:
         return b"GET /%s HTTP/1.1\r\n\r\n" % draw.randbytes(8).hex().encode()
     query = {"relation": relation, "head": value(), "k": value()}
+    if kind == 10 and draw.random() < 0.5:
+        path = draw.choice([b"/score", b"/neighbors"])
+        key = draw.choice(["triples", "entity", "zzz"])
+        body = json.dumps(draw.choice([{key: [[value()]]}, {key: value()}, value()])).encode()
+        return post(body).replace(b"/predict", path, 1)
     if kind == 10:
         query[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
         query["head"] = "nobody has this name"
