@@ -17,6 +17,7 @@ if importlib.util.find_spec("metasd._C") is None:
     )
 
 if TYPE_CHECKING:
+    __version__: str
     from metasd import distributed
     from metasd.compressed.model import CompressedModel
     from metasd.config import Config, preset
@@ -73,8 +74,16 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
     """Loads a part when it is first asked for: graphs and files need no torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("metasd")
     if name not in _MODULES:
         raise AttributeError(f"module 'metasd' has no attribute {name!r}")
     value = importlib.import_module(f"metasd.{_MODULES[name]}")

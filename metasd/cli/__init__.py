@@ -7,12 +7,14 @@ load no torch.
 import io
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+import metasd
 from metasd.errors import InputError
 
-from . import add, experiments, exports, graphs, models, training
+from . import add, answers, experiments, exports, graphs, models, training
 from .output import fail
 
 app = typer.Typer(
@@ -32,7 +34,9 @@ for _command in (
     exports.export,
     exports.push,
     add.add,
-    models.predict,
+    answers.predict,
+    answers.score,
+    answers.neighbors,
     models.info,
     models.serve,
     experiments.report,
@@ -43,6 +47,23 @@ for _command in (
     graphs.env,
 ):
     app.command()(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"metasd {metasd.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

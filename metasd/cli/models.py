@@ -1,12 +1,10 @@
-"""The commands `evaluate`, `predict`, `info` and `serve`."""
+"""The commands `evaluate`, `info` and `serve`."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from metasd.errors import InputError
 
@@ -64,114 +62,6 @@ def _frequency_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
             numbers = (f"{metrics['mrr']:.4f}" for metrics in values)
             rows.append([f"{third} ({values[0]['relations']})", *numbers])
     return rows
-
-
-def predict(
-    model: ModelPath,
-    relation: Annotated[
-        str | None, typer.Option("--relation", "-r", help="The relation's label.")
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option("--head", help="The head's label: tails are predicted.")
-    ] = None,
-    tail: Annotated[
-        str | None, typer.Option("--tail", help="The tail's label: heads are predicted.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", help="The number of answers.")] = 10,
-    among: Annotated[
-        list[str] | None, typer.Option("--among", help="An entity to choose from; repeatable.")
-    ] = None,
-    batch: Annotated[
-        Path | None,
-        typer.Option(
-            "--batch", help="A file of queries: lines of head, relation, tail, one of them ?."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="With --batch: the file of answers.")
-    ] = None,
-    source: Annotated[
-        bool, typer.Option("--source", help="Predict with a run's source model.")
-    ] = False,
-    keep_known: Annotated[
-        bool, typer.Option("--keep-known", help="Do not leave out triples of the graph.")
-    ] = False,
-    graph: GraphName = None,
-    data_dir: DataDir = None,
-    device: Device = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Complete (head, relation, ?) or (?, relation, tail)."""
-    small = load_compressed(model)
-    if small is None:
-        loaded = load_run(model)
-        data = None if keep_known else loaded.graph(data_dir, graph)
-        small = loaded.answering(source=source, keep_known=keep_known, graph=data)
-    elif source:
-        raise InputError("--source is for run folders: a compressed model is one model")
-    if device != "cpu":
-        small = small.to(device)
-    if (batch is None) != (out is None):
-        raise InputError("--batch and --out go together")
-    if batch is None or out is None:
-        _answer(small, head, relation, tail, k, among, keep_known, as_json)
-        return
-    if among or as_json or relation or head or tail:
-        raise InputError("--batch goes without --among, --json, --head, --tail and --relation")
-    _answer_file(small, batch, out, k, keep_known)
-
-
-def _answer(
-    small: "CompressedModel",
-    head: str | None,
-    relation: str | None,
-    tail: str | None,
-    k: int,
-    among: list[str] | None,
-    keep_known: bool,
-    as_json: bool,
-) -> None:
-    """Prints the answers to one query."""
-    from metasd.compressed import Query
-
-    answers = small.answers(
-        [Query(head, relation or "", tail)], k, candidates=among, keep_known=keep_known
-    )[0]
-    if len(answers) > 1 and answers[0].score == answers[-1].score:
-        print(
-            "note: all of these have the same score, so their order means nothing; the model is "
-            "too small or too little trained (of a run, --source asks the source)",
-            file=sys.stderr,
-        )
-    if as_json:
-        print_json([answer._asdict() for answer in answers])
-        return
-    print_rows(
-        [["rank", "entity", "score", "probability"]]
-        + [
-            [str(i), answer.label, f"{answer.score:.3f}", f"{answer.probability:.4f}"]
-            for i, answer in enumerate(answers, 1)
-        ]
-    )
-
-
-def _answer_file(
-    small: "CompressedModel", batch: Path, out: Path, k: int, keep_known: bool
-) -> None:
-    """Writes the answers to a file of queries, with a progress bar on a terminal."""
-    from rich.progress import Progress
-
-    from metasd.compressed import answer_file
-
-    console = Console(file=sys.stderr)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("queries", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
-        count = answer_file(small, batch, out, k, keep_known=keep_known, progress=progress)
-    print(f"{count} queries answered: {out}")
 
 
 def info(run: ModelPath, as_json: Json = False) -> None:

@@ -20,6 +20,11 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def note(message: str) -> None:
+    """Prints on standard error what a reader of the output should know."""
+    print(f"note: {message}", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 

@@ -78,6 +78,33 @@ def readable_bytes(count: int) -> str:
     return f"{count} B"
 
 
+def summary(model: ModelParts) -> list[str]:
+    """A few lines for people: the graph, the model, sizes, and metrics if there are any."""
+    name = model.about.get("graph", {}).get("name", "a graph")
+    table, known = model.entities, model.known
+    size = readable_bytes(table.nbytes + model.relations.nbytes)
+    return [
+        f"CompressedModel of {name}: {len(model.entity_labels):,} entities, "
+        f"{len(model.relation_labels):,} relations",
+        f"  {model.scoring}, rank {model.rank}; {codec_name(table)}, {size} of tables",
+        "  no known triples" if known is None else f"  {len(known):,} known triples",
+        *metric_lines(model.about.get("metrics") or {}, " before compression"),
+    ]
+
+
+def metric_lines(metrics: dict[str, Any], when: str = "") -> list[str]:
+    """One line per split of metrics.json: the MRR and Hits@10 of every model."""
+    lines = []
+    for split in ("valid", "test"):
+        shown = ", ".join(
+            f"{name} {found['mrr']:.3f} ({found['hits@10']:.3f})"
+            for name, found in metrics.get(split, {}).items()
+        )
+        if shown:
+            lines.append(f"  {split} MRR (Hits@10){when}: {shown}")
+    return lines
+
+
 def model_card(model: ModelParts, name: str = "path/to/this/folder") -> str:
     """Markdown: what the model is, how to ask it, its sizes, and its metrics as trained.
 

@@ -80,8 +80,13 @@ class Labels(Sequence[str]):
         """The id of a label, or of a human label that only it has.
 
         Raises:
-            InputError: nothing is called that (the nearest names are suggested), or several are.
+            InputError: nothing is called that (the nearest names are suggested), or several are;
+                or the label is no text, but an id, say.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"{self._what} must be a label; got {text!r:.80} ({type(text).__name__})"
+            )
         raw = self._raw.places(text)
         human = [] if raw else self._human.places(text)
         return find_label(text, self, raw, human, self._near(text), self._what)

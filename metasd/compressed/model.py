@@ -3,81 +3,40 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from metasd import _C
 from metasd.data.filter_index import KnownAnswers
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError, error_context
-from metasd.models import Scoring
 
+from .answers import Answer, Answers, Query, check_k, find_sorted, places_among
 from .calibration import fit_temperature
-from .description import describe, model_card, readable_bytes
+from .description import describe, model_card, summary
 from .hub import download, is_repo_id, upload
 from .labels import Labels
-from .storage import ModelParts, load, save
-from .table import Floats, Integers, default_threads, dense_table
+from .scorer import Scorer
+from .storage import load, save
+from .table import Floats, Integers, dense_table
 
 _BATCH = 256  # queries answered at a time
-_SCORED = 64  # queries whose scores of all entities are held
-
-
-class Query(NamedTuple):
-    """What completes (head, relation, ?) or (?, relation, tail): one of head and tail is None."""
-
-    head: str | None
-    relation: str
-    tail: str | None = None
-
-
-class Answer(NamedTuple):
-    """One entity: its id in the data, its name, its score, and its share of the softmax."""
-
-    entity: str
-    label: str
-    score: float
-    probability: float
 
 
 @dataclass(frozen=True, eq=False)
-class CompressedModel(ModelParts):
+class CompressedModel(Scorer):
     """Tables, labels and known triples; made by `metasd.compress` or `from_pretrained`.
 
-    Attributes:
-        threads: of the engine; 0: OMP_NUM_THREADS, or all cores. The others: see `ModelParts`.
+    Attributes: see `Scorer`, whose methods do in ids what these do in labels.
     """
 
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        rank, how = self.rank, self._scoring
-        wanted = {
-            "entities": (how.entity_roles * self.num_entities, how.entity_width),
-            "relations": (2 * self.num_relations, how.relation_width),
-        }
-        for name, shape in wanted.items():
-            table = getattr(self, name)
-            if (table.rows, table.width) != shape:
-                raise InputError(
-                    f"{name} of {self.scoring}, rank {rank}, must be {shape}; "
-                    f"got {(table.rows, table.width)}"
-                )
-        if not 1e-6 < self.temperature < 1e6:
-            raise InputError(f"temperature must lie in 1e-6 ... 1e6; got {self.temperature}")
-
     def __repr__(self) -> str:
-        return (
-            f"CompressedModel({self.scoring}, rank {self.rank}, {self.num_entities} entities, "
-            f"{self.num_relations} relations, {self.entities.codec} {self.entities.weight_format}, "
-            f"{readable_bytes(self.nbytes)})"
-        )
+        return "\n".join(summary(self))
 
     @staticmethod
     def of_tables(
@@ -86,7 +45,7 @@ class CompressedModel(ModelParts):
         entities: Floats,
         relations: Floats,
         vocabulary: Vocabulary,
-        triples: Integers | None = None,
+        known: KnownAnswers | None = None,
     ) -> CompressedModel:
         """A model of tables as they are, fp32: a trained model answers like a compressed one.
 
@@ -96,13 +55,8 @@ class CompressedModel(ModelParts):
             entities: fp32 (roles * N, width).
             relations: fp32 (2R, width), inverse relations second.
             vocabulary: the labels.
-            triples: int64 (n, 3) that answers leave out, or None.
+            known: triples that answers leave out, with packed keys.
         """
-        known = None
-        if triples is not None:
-            known = KnownAnswers.of_triples(
-                triples, vocabulary.num_entities, vocabulary.num_relations
-            )
         return CompressedModel(
             scoring,
             rank,
@@ -174,47 +128,6 @@ class CompressedModel(ModelParts):
             raise InputError(f"{error.name} is not installed: {device} needs it") from None
         return replace(self, entities=DeviceTable.of(self.entities, device))
 
-    @cached_property
-    def _scoring(self) -> Scoring:
-        return Scoring.named(self.scoring)(self.rank)
-
-    @property
-    def num_entities(self) -> int:
-        return len(self.entity_labels)
-
-    @property
-    def num_relations(self) -> int:
-        """Relations of the graph, without inverses."""
-        return len(self.relation_labels)
-
-    @property
-    def tail_offset(self) -> int:
-        """The row of entity 0 as a tail."""
-        return self.entities.rows - self.num_entities
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both tables, without labels and known triples."""
-        return self.entities.nbytes + self.relations.nbytes
-
-    def dense(self) -> tuple[Floats, Floats]:
-        """What the tables decode to: fp32 entities (roles * N, width), relations (2R, width)."""
-        return self.entities.dense(), self.relations.dense()
-
-    def queries(self, entities: npt.ArrayLike, relations: npt.ArrayLike) -> Floats:
-        """Rows whose products with the rows of tails are scores.
-
-        Args:
-            entities: integers (B,), heads, or tails where the relation is an inverse one.
-            relations: integers (B,) below 2R.
-
-        Returns:
-            fp32 (B, width).
-        """
-        rows = self.entities.decode(entities), self.relations.decode(relations)
-        found: Floats = self._scoring.query(*rows)
-        return found
-
     def query_vectors(self, queries: Sequence[Query]) -> Floats:
         """The rows of `queries`, of labels: their products with the rows of tails are scores.
 
@@ -236,42 +149,44 @@ class CompressedModel(ModelParts):
         k: int = 10,
         *,
         candidates: Sequence[str] | None = None,
+        typed: bool = False,
         keep_known: bool = False,
     ) -> list[tuple[str, float]]:
         """The k best completions of one triple: [(label, score), ...]; see `answers`."""
         query = Query(head, relation or "", tail)
-        found = self.answers([query], k, candidates=candidates, keep_known=keep_known)[0]
-        return [(answer.label, answer.score) for answer in found]
+        found = self.answers([query], k, candidates=candidates, typed=typed, keep_known=keep_known)
+        return [(answer.label, answer.score) for answer in found[0]]
 
     def answers(
         self,
-        queries: Sequence[Query],
+        queries: Sequence[tuple[str | None, str, str | None]],
         k: int = 10,
         *,
         candidates: Sequence[str] | None = None,
+        typed: bool = False,
         keep_known: bool = False,
-    ) -> list[list[Answer]]:
+    ) -> list[Answers]:
         """The k entities that complete each triple best, the best first.
 
         Args:
-            queries: of labels, or of human labels that only one entity has.
+            queries: (head, relation, tail), None for what is asked: labels, or human labels that
+                only one entity has.
             k: answers per query, at most; fewer if fewer entities are left.
-            candidates: the entities to choose among; all of them if None.
-            keep_known: also gives answers that are in the graph already.
+            candidates: the entities to choose among, known answers or not; all of them if None.
+            typed: choose among the entities that known triples have in that place of the relation.
+            keep_known: also gives known answers, which are in the graph already.
 
         Returns:
-            The answers of each query. A probability is the softmax over all candidates, known
-            answers among them, at the model's temperature.
+            The answers of each query, and which known ones were left out. A probability is the
+            softmax over all candidates, known answers among them, at the model's temperature.
 
         Raises:
-            InputError: an unknown label (the nearest are named), not one of head and tail, k < 1.
+            InputError: an unknown label (the nearest are named), not one of head and tail, k < 1,
+                `typed` of a model without known triples or beside candidates.
         """
-        rows = None
-        if candidates is not None:
-            rows = np.unique([self.entity_labels.find(label) for label in candidates])
-            rows = rows.astype(np.int64)
-        ids = [self.query_ids(query) for query in queries]
-        return self.answers_of_ids(ids, k, candidates=rows, keep_known=keep_known)
+        rows = None if candidates is None else self.candidate_ids(candidates)
+        ids = [self.query_ids(Query.of(query)) for query in queries]
+        return self.answers_of_ids(ids, k, candidates=rows, typed=typed, keep_known=keep_known)
 
     def query_ids(self, query: Query) -> tuple[int, int]:
         """The given entity of a query and its relation, which is an inverse one if heads are asked.
@@ -280,12 +195,18 @@ class CompressedModel(ModelParts):
             InputError: an unknown label (the nearest are named), or not one of head and tail.
         """
         head, relation, tail = query
-        if not relation or (head is None) == (tail is None):
+        if relation in (None, "") or (head is None) == (tail is None):
             raise InputError("a query has a relation and either a head or a tail")
         place = self.relation_labels.find(relation)
-        if head is not None:
-            return self.entity_labels.find(head), place
-        return self.entity_labels.find(str(tail)), place + self.num_relations
+        if tail is None:
+            return self.entity_labels.find(head or ""), place
+        return self.entity_labels.find(tail), place + self.num_relations
+
+    def candidate_ids(self, labels: Sequence[str]) -> Integers:
+        """The ids of candidates, int64, sorted and without duplicates; see `answers`."""
+        if isinstance(labels, str):
+            raise InputError(f'candidates are a list of labels; got the text "{labels:.80}"')
+        return np.unique(np.array([self.entity_labels.find(label) for label in labels], np.int64))
 
     def answers_of_ids(
         self,
@@ -293,146 +214,125 @@ class CompressedModel(ModelParts):
         k: int = 10,
         *,
         candidates: Integers | None = None,
+        typed: bool = False,
         keep_known: bool = False,
-    ) -> list[list[Answer]]:
-        """What `answers` does, of queries that `query_ids` gave; candidates as for `best`."""
-        if k < 1:
-            raise InputError(f"k must be at least 1; got {k}")
-        found: list[list[Answer]] = []
-        for start in range(0, len(queries), _BATCH):
-            given, relations = np.array(queries[start : start + _BATCH], dtype=np.int64).T
-            ranked = self.best(given, relations, k, candidates=candidates, keep_known=keep_known)
-            for columns in zip(*(part.tolist() for part in ranked), strict=True):
-                found.append(
-                    [
-                        Answer(self.entity_labels[i], self.entity_labels.human(i), score, share)
-                        for i, score, share in zip(*columns, strict=True)
-                        if i >= 0
-                    ]
-                )
-        return found
+    ) -> list[Answers]:
+        """What `answers` does, in ids: those of `query_ids` and `candidate_ids`."""
+        k = check_k(k)
+        pairs = np.array(queries, dtype=np.int64).reshape(-1, 2)
+        groups = [(np.arange(len(pairs)), candidates)]  # places in `queries`, their candidates
+        if typed:
+            known = self.check_typed(candidates)
+            groups = [
+                (np.flatnonzero(pairs[:, 1] == r), known.entities_of(r))
+                for r in np.unique(pairs[:, 1]).tolist()
+            ]
+        hide_known = not keep_known and candidates is None
+        found: dict[int, Answers] = {}
+        for places, rows in groups:
+            for start in range(0, len(places), _BATCH):
+                part = places[start : start + _BATCH]
+                given, asked = pairs[part].T
+                answers = self._answer(given, asked, k, rows, hide_known)
+                found |= zip(part.tolist(), answers, strict=True)
+        return [found[i] for i in range(len(pairs))]
 
-    def best(
+    def check_typed(self, candidates: object = None) -> KnownAnswers:
+        """What `typed` reads; InputError where it cannot be: no known triples, or candidates."""
+        if candidates is not None:
+            raise InputError("give either candidates or typed")
+        if self.known is None:
+            raise InputError("typed needs known triples, and this model stores none")
+        return self.known
+
+    def _answer(
         self,
         given: Integers,
         relations: Integers,
-        k: int = 10,
-        *,
-        candidates: Integers | None = None,
-        keep_known: bool = False,
-    ) -> tuple[Integers, Floats, Floats]:
-        """The k entities that complete each triple best, as arrays.
+        k: int,
+        candidates: Integers | None,
+        hide_known: bool,
+    ) -> Iterator[Answers]:
+        """The answers to a batch of queries; arguments as for `best`."""
+        known = None if self.known is None else self.known.rows(given, relations)
+        hidden = known if hide_known else None
+        if hidden is not None and candidates is not None:
+            hidden = places_among(*hidden, candidates)
+        ids, scores, total = self.best(given, relations, k, candidates, hidden)
+        for i, query in enumerate(zip(given, relations, total, strict=True)):
+            kept = ids[i] >= 0
+            own = None if known is None else known[1][known[0][i] : known[0][i + 1]]
+            answers = self._named(ids[i, kept], scores[i, kept], total[i], own)
+            if own is None or not hide_known:
+                yield Answers(answers)
+            else:
+                yield Answers(answers, len(own), partial(self._known_answers, *query, own))
 
-        Args:
-            given: int64 (B,) heads, or tails where the relation is an inverse one.
-            relations: int64 (B,) below 2R; from R on they are inverse.
-            k: answers per query, at most.
-            candidates: int64 (n,), sorted and without duplicates; None: all entities.
-            keep_known: also gives answers that are in the graph already.
+    def _named(
+        self, ids: Integers, scores: Floats, total: float, known: Integers | None
+    ) -> list[Answer]:
+        """Answers from ids and scores; `known` are the sorted known answers of their query."""
+        shares = np.exp(np.minimum(scores / self.temperature - total, 0))
+        marks: list[bool | None] = [None] * len(ids)
+        if known is not None:
+            marks = find_sorted(known, ids)[1].tolist()
+        columns = (ids.tolist(), scores.tolist(), shares.tolist(), marks)
+        return [
+            Answer(self.entity_labels[i], self.entity_labels.human(i), *rest)
+            for i, *rest in zip(*columns, strict=True)
+        ]
 
-        Returns:
-            entities int64 (B, k), -1 where no more are left; scores and probabilities fp32 (B, k).
-        """
-        known = None
-        if self.known is not None and not keep_known:
-            known = self.known.rows(given, relations)
-            if candidates is not None:
-                known = _within(*known, candidates)
-        where = (self.tail_offset, self.num_entities)
-        scores, places, total = self.entities.best(
-            self.queries(given, relations),
-            k,
-            *where,
-            rows=candidates,
-            known=known,
-            temperature=self.temperature,
-            threads=self.threads,
-        )
-        share = np.exp(np.minimum(scores / self.temperature - total[:, None], 0))
-        if candidates is not None and len(candidates):
-            places = np.where(places >= 0, candidates[places], -1)
-        return places, scores, share
+    def _known_answers(
+        self, given: int, relation: int, total: float, known: Integers
+    ) -> list[Answer]:
+        """The known answers of one query, the best first."""
+        query = np.array([given]), np.array([relation])
+        ids, scores, _ = self.best(*query, len(known), known)
+        return self._named(ids[0], scores[0], total, known)
 
-    def score(self, triples: Sequence[tuple[str, str, str]] | Integers) -> Floats:
+    def score(self, triples: Sequence[tuple[str, str, str]] | npt.NDArray[Any]) -> Floats:
         """The scores of triples, fp32 (n,).
 
         Args:
-            triples: labels, or ids int64 (n, 3) of head, relation (inverse ones too) and tail.
+            triples: (head, relation, tail) in labels, or ids int64 (n, 3), inverse relations too.
 
         Raises:
-            InputError: an unknown label.
-            ValueError: another shape, or an id out of range.
+            InputError: an unknown label, another shape, or an id out of range.
         """
-        if not isinstance(triples, np.ndarray):
-            ids = [
-                (
-                    self.entity_labels.find(head),
-                    self.relation_labels.find(relation),
-                    self.entity_labels.find(tail),
+        return self.score_ids(self.triple_ids(triples))
+
+    def ranks(
+        self, triples: Sequence[tuple[str, str, str]] | npt.NDArray[Any]
+    ) -> npt.NDArray[np.float64]:
+        """The ranks of each triple's head and tail among all entities, float64 (n, 2); 1 is best.
+
+        Other known answers are left out, as in filtered evaluation; with ties, the mean of the best
+        and the worst rank that the score allows.
+        """
+        head, relation, tail = self.triple_ids(triples).T
+        if self.known is None:
+            raise InputError("ranks leave out known triples, and this model stores none")
+        asked = relation + self.num_relations, relation
+        counts = [
+            self.rank_targets(given, relations, targets, self.known.rows)
+            for given, relations, targets in ((tail, asked[0], head), (head, asked[1], tail))
+        ]
+        return np.stack([1 + greater + equal / 2 for greater, equal in counts], axis=1)
+
+    def triple_ids(self, triples: Sequence[tuple[str, str, str]] | npt.NDArray[Any]) -> Integers:
+        """Triples in ids, int64 (n, 3); ids stay as they are."""
+        if isinstance(triples, np.ndarray) and triples.dtype.kind in "iu":
+            return triples
+        ids = []
+        for triple in triples:
+            if isinstance(triple, str) or len(triple) != 3:
+                raise InputError(
+                    f"triples are a list of (head, relation, tail); one of them is {triple!r:.80}"
                 )
-                for head, relation, tail in triples
-            ]
-            triples = np.array(ids, dtype=np.int64).reshape(-1, 3)
-        limits = self.num_entities, 2 * self.num_relations, self.num_entities
-        if triples.ndim != 2 or triples.shape[1] != 3:
-            raise ValueError(f"triples must be (n, 3); got {triples.shape}")
-        if ((triples < 0) | (triples >= limits)).any():
-            raise ValueError(f"triples must be ids below {limits}")
-        out = np.empty(len(triples), np.float32)
-        for start in range(0, len(triples), _BATCH):
-            head, relation, tail = triples[start : start + _BATCH].T
-            rows = self.entities.decode(self.tail_offset + tail)
-            np.einsum(
-                "ij,ij->i", self.queries(head, relation), rows, out=out[start : start + _BATCH]
-            )
-        return out
-
-    def rank_targets(
-        self,
-        given: Integers,
-        relations: Integers,
-        targets: Integers,
-        known: Callable[[Integers, Integers], tuple[Integers, Integers]],
-        progress: Callable[[int], None] | None = None,
-    ) -> tuple[Integers, Integers]:
-        """How many entities score above the right answer of each query, and how many as high.
-
-        Args:
-            given, relations, targets: int64 (B,), ids; relations from R on ask for heads.
-            known: of given and relations, the answers that do not count, as CSR arrays.
-            progress: called with the number of queries done since the last call.
-
-        Returns:
-            greater and equal, int64 (B,); the answer itself counts as neither.
-        """
-        greater, equal = np.zeros(len(given), np.int64), np.zeros(len(given), np.int64)
-        for start in range(0, len(given), _SCORED):
-            part = slice(start, start + _SCORED)
-            queries = self.queries(given[part], relations[part])
-            where = (self.tail_offset, self.num_entities)
-            scores = self.entities.scores(queries, *where, threads=self.threads)
-            wanted = np.ascontiguousarray(targets[part])
-            own = scores[np.arange(len(wanted)), wanted]
-            indptr, indices = known(given[part], relations[part])
-            count, width = scores.shape
-            _C.rank(
-                scores.ctypes.data,
-                False,
-                count,
-                width,
-                width,
-                0,
-                own.ctypes.data,
-                wanted.ctypes.data,
-                indptr.ctypes.data,
-                indices.ctypes.data,
-                greater[part].ctypes.data,
-                equal[part].ctypes.data,
-                self.threads or default_threads(),
-            )
-            if progress is not None:
-                progress(count)
-        return greater, equal
+            head, relation, tail = triple
+            entities = self.entity_labels.find(head), self.entity_labels.find(tail)
+            ids.append((entities[0], self.relation_labels.find(relation), entities[1]))
+        return np.array(ids, dtype=np.int64).reshape(-1, 3)
 
     def embedding(self, label: str) -> Floats:
         """An entity's row, fp32; of a model with two roles, as a head and then as a tail."""
@@ -441,21 +341,9 @@ class CompressedModel(ModelParts):
 
     def neighbors(self, label: str, k: int = 10) -> list[tuple[str, float]]:
         """The k entities whose rows point in the most similar direction: [(label, cosine), ...]."""
-        if k < 1:
-            raise InputError(f"k must be at least 1; got {k}")
-        place = self.entity_labels.find(label)
-        row = self.entities.decode([self.tail_offset + place])
-        where = (self.tail_offset, self.num_entities)
-        products = self.entities.scores(row, *where, threads=self.threads)[0]
-        cosine = products / np.maximum(self._norms * self._norms[place], np.float32(1e-30))
-        cosine[place] = -np.inf
-        best = np.argsort(-cosine, kind="stable")[: min(k, self.num_entities - 1)]
-        return [(self.entity_labels.human(i), float(cosine[i])) for i in best.tolist()]
-
-    @cached_property
-    def _norms(self) -> Floats:
-        parts = [np.linalg.norm(part, axis=1) for part in self.entities.chunks()]
-        return np.concatenate(parts)[self.tail_offset :].astype(np.float32)
+        ids, cosines = self.neighbor_ids(self.entity_labels.find(label), check_k(k))
+        names = map(self.entity_labels.human, ids.tolist())
+        return list(zip(names, cosines.tolist(), strict=True))
 
     def calibrated(self, triples: Integers, sample: int = 500, seed: int = 0) -> CompressedModel:
         """The same model at the temperature under which held-out triples are most likely.
@@ -482,12 +370,3 @@ class CompressedModel(ModelParts):
     def info(self) -> dict[str, Any]:
         """Sizes in bytes, density, and how many times smaller than dense tables (JSON)."""
         return describe(self)
-
-
-def _within(indptr: Integers, indices: Integers, rows: Integers) -> tuple[Integers, Integers]:
-    """The same answers as places among the sorted `rows`, without those that are not there."""
-    place = np.searchsorted(rows, indices)
-    there = place < len(rows)
-    there[there] = rows[place[there]] == indices[there]
-    kept = np.concatenate([[0], np.cumsum(there)])
-    return kept[indptr], place[there]

@@ -147,6 +147,11 @@ class KnownAnswers:
         head, relation = np.divmod(_unpacked(self.keys), self.num_relations // 2)
         return np.stack([head, relation, self.indices.astype(np.int64)], axis=1)
 
+    def entities_of(self, relation: int) -> IntArray:
+        """The sorted entities that are a tail of the relation, or a head of an inverse one."""
+        begin, end = self._by_relation[0][relation : relation + 2]
+        return self._by_relation[1][begin:end]
+
     def __len__(self) -> int:
         """Answers: one per triple with packed keys, else one per triple and direction."""
         return len(self.indices)
@@ -172,6 +177,21 @@ class KnownAnswers:
         keys = _packed(key[order], self.keys.dtype.itemsize)
         heads = head[order].astype(self.indices.dtype)
         return KnownAnswers(keys, None, heads, self.num_entities, self.num_relations)
+
+    @cached_property
+    def _by_relation(self) -> tuple[IntArray, IntArray]:
+        """What `entities_of` gives for each relation, as compressed rows."""
+        answers = self.indices.astype(np.int64)
+        if self.indptr is None:
+            half = self.num_relations // 2
+            head, relation = np.divmod(_unpacked(self.keys), half)
+            relation, entity = np.concatenate([[relation, answers], [relation + half, head]], 1)
+        else:
+            relation = np.repeat(self.keys % self.num_relations, np.diff(self.indptr))
+            entity = answers
+        pairs = np.unique(relation * self.num_entities + entity)
+        firsts = np.arange(self.num_relations + 1) * self.num_entities
+        return np.searchsorted(pairs, firsts), pairs % self.num_entities
 
     def _found(self, wanted: IntArray) -> tuple[IntArray, IntArray]:
         """The answers of each key, as compressed rows."""

@@ -16,14 +16,16 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+import metasd
 from metasd.compressed import CompressedModel
 from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
 from .batching import Busy, DynamicBatcher
+from .docs import add_docs
 from .metrics import Measured, Metrics
 from .predict import Predictor
-from .schema import BODY_SCHEMA, BadBody
+from .schema import BODY_SCHEMA, BadBody, NeighborsBody, ScoreBody
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src "
@@ -68,27 +70,40 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     predictor = Predictor(model, limits.batch, limits.k)
     metrics = Metrics()
     page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    batcher = DynamicBatcher(predictor.respond, limits.threads, limits.concurrency)
+    predict_batcher = DynamicBatcher(predictor.respond, limits.threads, limits.concurrency)
+    score_batcher = DynamicBatcher(predictor.scores, 1, limits.concurrency)
+    neighbors_batcher = DynamicBatcher(predictor.neighbors, 1, limits.concurrency)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        batcher.close()
+        for batcher in (predict_batcher, score_batcher, neighbors_batcher):
+            batcher.close()
 
     app = FastAPI(
         title="metasd",
+        version=metasd.__version__,
         description="Which entity completes a triple?",
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # FastAPI's own page loads scripts from elsewhere: see `add_docs`
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
     )
 
-    @app.post("/predict", openapi_extra={"requestBody": _json_body(BODY_SCHEMA)})
+    @app.post("/predict", openapi_extra=_json_body(BODY_SCHEMA))
     async def predict(request: Request) -> Response:
         """The entities that complete a triple best; a list of questions has a list of answers."""
-        found = await batcher(await _read_body(request, limits))
-        return Response(found, media_type="application/json")
+        return _json(await predict_batcher(await _read_body(request, limits)))
+
+    @app.post("/score", openapi_extra=_json_body(ScoreBody.model_json_schema()))
+    async def score(request: Request) -> Response:
+        """The scores of triples, in their order; higher is more plausible within one relation."""
+        return _json(await score_batcher(await _read_body(request, limits)))
+
+    @app.post("/neighbors", openapi_extra=_json_body(NeighborsBody.model_json_schema()))
+    async def neighbors(request: Request) -> Response:
+        """The entities whose embeddings are most similar, by cosine."""
+        return _json(await neighbors_batcher(await _read_body(request, limits)))
 
     @app.get("/entities")
     async def entities(
@@ -116,6 +131,17 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers=_HEADERS)
 
+    add_docs(app)
+    _add_error_answers(app)
+    app.add_middleware(
+        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
+    )
+    return app
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Every mistake is answered with a status and one line."""
+
     @app.exception_handler(InputError)
     async def unknown(_: Request, error: InputError) -> JSONResponse:
         return _error(422, str(error))
@@ -136,11 +162,6 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
         return _error(error.status_code, error.detail, error.headers)
-
-    app.add_middleware(
-        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
-    )
-    return app
 
 
 async def _read_body(request: Request, limits: Limits) -> bytes:
@@ -168,7 +189,11 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
 
 
 def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}, "required": True}
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
 
 
 def _error(status: int, message: str, headers: Any = None) -> JSONResponse:

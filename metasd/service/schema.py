@@ -1,4 +1,4 @@
-"""The body of `POST /predict`: one query or a list of them; mistakes are reported in one line."""
+"""The bodies of requests, and their mistakes in one line."""
 
 from __future__ import annotations
 
@@ -33,9 +33,33 @@ class QueryBody(BaseModel):
         None, description="How many answers at most; by default 10."
     )
     candidates: Annotated[list[Name], Field(min_length=1, fail_fast=True)] | None = Field(
-        None, description="The only entities to rank."
+        None, description="The only entities to rank, known answers or not."
+    )
+    typed: bool = Field(
+        False, description="Rank only entities that known triples have in that place."
     )
     keep_known: bool = Field(False, description="Also give what the graph says already.")
+
+
+class ScoreBody(BaseModel):
+    """How plausible is each triple?"""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Triples")
+
+    triples: Annotated[list[tuple[Name, Name, Name]], Field(min_length=1, fail_fast=True)] = Field(
+        description="Lists of head, relation and tail: ids or labels."
+    )
+
+
+class NeighborsBody(BaseModel):
+    """Which entities have the most similar embeddings?"""
+
+    model_config = ConfigDict(extra="forbid", strict=True, title="Neighbors")
+
+    entity: Name = Field(description="An entity's id or label.")
+    k: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="How many neighbors at most; by default 10."
+    )
 
 
 class BadBody(ValueError):
@@ -68,8 +92,8 @@ def read_queries(body: bytes) -> QueryBody | list[QueryBody]:
     """
     try:
         found = _BODY.validate_json(body)
-    except ValidationError as error:
-        raise _bad_body(error) from None
+    except ValidationError as error:  # the first part of a place names a side of the union
+        raise _bad_body(error, QueryBody, '{"head": "...", "relation": "..."}', 1) from None
     for i, query in enumerate(found if isinstance(found, list) else [found]):
         if (query.head is None) == (query.tail is None):
             given = "neither" if query.head is None else "both"
@@ -78,22 +102,34 @@ def read_queries(body: bytes) -> QueryBody | list[QueryBody]:
     return found
 
 
-def _bad_body(error: ValidationError) -> BadBody:
+def read_body(kind: type[BaseModel], body: bytes) -> Any:
+    """The object in a request's body; BadBody as `read_queries` raises it."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _bad_body(error, kind, f'{{"{next(iter(kind.model_fields))}": ...}}') from None
+
+
+def _bad_body(
+    error: ValidationError, kind: type[BaseModel], example: str, skipped: int = 0
+) -> BadBody:
+    """One line for the first mistake; `skipped` parts of its place are not the body's own."""
     first = error.errors(include_url=False, include_context=False)[0]
     message = first["msg"]
     if first["type"] == "json_invalid":
         return BadBody(f"the body is not JSON: {message.removeprefix('Invalid JSON: ')}", True)
-    path = first["loc"][1:]  # the first names a side of the union
+    path = first["loc"][skipped:]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     where = where.removeprefix(".") or "the body"
     if first["type"] == "missing":
         return BadBody(f"{where} is missing")
     if first["type"] == "extra_forbidden":
-        hint = nearest(str(path[-1]), QueryBody.model_fields)
-        return BadBody(f"{where[:80]} is no field of a query{hint}")
+        hint = nearest(str(path[-1]), kind.model_fields)
+        what = "query" if kind is QueryBody else "request"
+        return BadBody(f"{where[:80]} is no field of a {what}{hint}")
     if first["type"] == "model_type":
-        message = 'should be an object such as {"head": "...", "relation": "..."}'
-    message = re.sub("^(Input|String|List) should", "should", message)
+        message = f"should be an object such as {example}"
+    message = re.sub("^(Input|String|List|Tuple) should", "should", message)
     return BadBody(f"{where} {message}; got {_shown(first['input'])}")
 
 

@@ -3,14 +3,20 @@
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from metasd.compressed.answers import Answers, Query
+from metasd.compressed.description import metric_lines
 from metasd.compressed.model import CompressedModel
 from metasd.config import Config
+from metasd.data.filter_index import KnownAnswers
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
@@ -161,7 +167,10 @@ def free_run_dir(graph: Graph) -> Path:
     return path
 
 
-@dataclass
+NO_COMPACT_MODEL = "there is no compact model yet (still in warm-up); the source answers"
+
+
+@dataclass(repr=False)
 class Run:
     """A finished or interrupted run: its model is the best one so far.
 
@@ -175,8 +184,27 @@ class Run:
     config: Config
     vocabulary: Vocabulary
     model: Model
-    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    metrics: dict[str, Any] = field(default_factory=dict, repr=False)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    _uncompressed: dict[bool, CompressedModel] = field(
+        default_factory=dict, init=False, compare=False
+    )  # the source under True, the compact model under False
+    _known: KnownAnswers | None = field(default=None, init=False, compare=False)
+
+    def __repr__(self) -> str:
+        model = self.model
+        graph = self.metrics.get("protocol", {}).get("graph", "a graph")
+        compact = "no compact model"
+        if model.masks is not None:
+            compact = f"compact model {model.weight_format}, density {model.density():.3f}"
+        lines = [
+            f"Run {self.path} on {graph}: {model.num_entities:,} entities, "
+            f"{model.num_relations:,} relations",
+            f"  {model.scoring.name}, rank {model.scoring.rank}; {compact}",
+            f"  {len(self.history)} of {self.config.train.epochs} epochs",
+            *metric_lines(self.metrics),
+        ]
+        return "\n".join(lines)
 
     @staticmethod
     def load(path: str | Path) -> "Run":
@@ -200,32 +228,63 @@ class Run:
         """The graph that the run was trained on, read again from where it came or moved to."""
         return RunFolder(self.path).load_graph(data_dir, moved)
 
+    @property
+    def within_warmup(self) -> bool:
+        """The run stopped before it had the compact model that it was to have."""
+        return self.model.masks is None and self.config.train.objective != "dense"
+
     def answering(
-        self, *, source: bool = False, keep_known: bool = False, graph: Graph | None = None
+        self, *, source: bool = False, known: bool = True, graph: Graph | None = None
     ) -> CompressedModel:
-        """The run's model, uncompressed (fp32), with the questions and answers of a compressed one.
+        """The run's model, uncompressed (fp32), with the interface of a compressed one.
+
+        It is made once, and so is its index of known triples: for weights that change no more.
 
         Args:
-            source: the source answers, even where there is a compact model.
-            keep_known: index no triples: answers may be known ones.
+            source: the source answers, even where there is a compact model. It also answers, with
+                a warning, for a run that stopped before it had a compact model.
+            known: False indexes no triples, and needs no graph.
             graph: where the known triples come from; by default read again (see `Run.graph`).
+
+        Raises:
+            InputError: the graph cannot be found, or the model has the entities of one shard only.
         """
         if self.model.processes.shards > 1:
             raise InputError(
                 "this model has the entities of one shard: predict from its run folder, in one "
                 "process"
             )
-        view = self.model.source if source or self.model.masks is None else self.model.compact
-        if not keep_known and graph is None:
-            graph = self.graph()
-        triples = None
-        if not keep_known and graph is not None:
-            triples = np.concatenate([graph.train, graph.valid, graph.test])
-        scoring = self.model.scoring
-        tables = (view.entities.cpu().numpy(), view.relations.cpu().numpy())
-        return CompressedModel.of_tables(
-            scoring.name, scoring.rank, *tables, self.vocabulary, triples
+        if self.within_warmup and not source:
+            warnings.warn(f"{self.path}: {NO_COMPACT_MODEL}", stacklevel=3)
+        source = source or self.model.masks is None
+        if source not in self._uncompressed:
+            self._uncompressed[source] = self._view(source)
+        return replace(
+            self._uncompressed[source], known=self._known_answers(graph) if known else None
         )
+
+    def _view(self, source: bool) -> CompressedModel:
+        view, scoring = self.model.source if source else self.model.compact, self.model.scoring
+        tables = (view.entities.cpu().numpy(), view.relations.cpu().numpy())
+        return CompressedModel.of_tables(scoring.name, scoring.rank, *tables, self.vocabulary)
+
+    def _known_answers(self, graph: Graph | None) -> KnownAnswers:
+        """The index of the known triples of the graph, made once."""
+        if self._known is None or graph is not None:
+            if graph is None:
+                trained_on = self.vocabulary
+                graph = trained_on if isinstance(trained_on, Graph) else self.graph()
+            triples = np.concatenate([graph.train, graph.valid, graph.test])
+            sizes = self.vocabulary.num_entities, self.vocabulary.num_relations
+            self._known = KnownAnswers.of_triples(triples, *sizes)
+        return self._known
+
+    def _marking(self, source: bool) -> CompressedModel:
+        """`answering`, without known triples where their graph cannot be found."""
+        try:
+            return self.answering(source=source)
+        except InputError:
+            return self.answering(source=source, known=False)
 
     def predict(
         self,
@@ -234,12 +293,52 @@ class Run:
         tail: str | None = None,
         k: int = 10,
         *,
-        source: bool = False,
+        candidates: Sequence[str] | None = None,
+        typed: bool = False,
         keep_known: bool = False,
+        source: bool = False,
     ) -> list[tuple[str, float]]:
-        """The k best completions of one triple: [(label, score), ...], known triples left out.
+        """The k best completions of one triple: [(label, score), ...]; see `answers`."""
+        query = Query(head, relation or "", tail)
+        found = self.answers(
+            [query], k, candidates=candidates, typed=typed, keep_known=keep_known, source=source
+        )
+        return [(answer.label, answer.score) for answer in found[0]]
 
-        Arguments as in `answering` and `CompressedModel.predict`.
+    def answers(
+        self,
+        queries: Sequence[tuple[str | None, str, str | None]],
+        k: int = 10,
+        *,
+        candidates: Sequence[str] | None = None,
+        typed: bool = False,
+        keep_known: bool = False,
+        source: bool = False,
+    ) -> list[Answers]:
+        """The answers of the compact model or of the source; see `CompressedModel.answers`.
+
+        Where nothing is left out (candidates, keep_known), the graph is needed only to mark known
+        answers: they are not marked if it cannot be found.
         """
-        model = self.answering(source=source, keep_known=keep_known)
-        return model.predict(head, relation, tail, k, keep_known=keep_known)
+        only_marks = keep_known or candidates is not None
+        model = self._marking(source) if only_marks else self.answering(source=source)
+        return model.answers(queries, k, candidates=candidates, typed=typed, keep_known=keep_known)
+
+    def score(
+        self,
+        triples: Sequence[tuple[str, str, str]] | npt.NDArray[Any],
+        *,
+        source: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """The scores of triples, fp32 (n,); see `CompressedModel.score`."""
+        return self.answering(source=source, known=False).score(triples)
+
+    def embedding(self, label: str, *, source: bool = False) -> npt.NDArray[np.float32]:
+        """An entity's row, fp32; see `CompressedModel.embedding`."""
+        return self.answering(source=source, known=False).embedding(label)
+
+    def neighbors(
+        self, label: str, k: int = 10, *, source: bool = False
+    ) -> list[tuple[str, float]]:
+        """The entities with the most similar rows; see `CompressedModel.neighbors`."""
+        return self.answering(source=source, known=False).neighbors(label, k)

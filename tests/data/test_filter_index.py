@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graph_folders import make_graph
+from metasd.data.filter_index import KnownAnswers
 from metasd.data.graph import Graph
 
 
@@ -53,6 +54,13 @@ def test_known_answers_are_those_of_brute_force(
             expected = sorted(answers.get(query, set()))
             assert indices[indptr[i] : indptr[i + 1]].tolist() == expected
             assert known.answers(*query).tolist() == expected
+        array = np.array(rows, np.int64).reshape(-1, 3)
+        for index in (known, KnownAnswers.of_triples(array, 6, 3)):
+            for relation in range(6):
+                seen = {
+                    found for (_, r), part in answers.items() if r == relation for found in part
+                }
+                assert index.entities_of(relation).tolist() == sorted(seen)
 
 
 def test_known_answers_where_one_integer_cannot_hold_a_triple() -> None:

@@ -1,5 +1,6 @@
 """The service over sockets: its answers, its limits, and nonsense that it must outlive."""
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
@@ -50,16 +51,88 @@ def test_a_batch_of_unlike_queries(address: str, model: CompressedModel) -> None
     assert {answer["id"] for answer in found[2]["answers"]} <= {labels[9], labels[5]}
 
 
-def test_known_triples_are_left_out(address: str, model: CompressedModel) -> None:
-    head, relation, tail = load_graph("families:120").train[0].tolist()
-    query = {
-        "head": model.entity_labels[head],
-        "relation": model.relation_labels[relation],
-        "candidates": [model.entity_labels[tail]],
-    }
-    assert ask(address, query)[1]["answers"] == []
-    kept = ask(address, query | {"keep_known": True})[1]["answers"]
-    assert [answer["id"] for answer in kept] == [model.entity_labels[tail]]
+def test_known_answers_are_counted_or_marked(address: str, model: CompressedModel) -> None:
+    graph = load_graph("families:120")
+    head, relation, tail = graph.train[0].tolist()
+    query = {"head": graph.entities[head], "relation": graph.relations[relation], "k": 50}
+    known = {graph.entities[i] for i in graph.known().answers(head, relation)}
+    found = ask(address, query)[1]
+    assert found["hidden"] == len(known) > 0
+    assert not known & {answer["id"] for answer in found["answers"]}
+    assert not any(answer["known"] for answer in found["answers"])
+    named = ask(address, query | {"candidates": [graph.entities[tail]]})[1]
+    assert [(one["id"], one["known"]) for one in named["answers"]] == [(graph.entities[tail], True)]
+    assert named["hidden"] == 0
+    typed = ask(address, query | {"typed": True, "keep_known": True})[1]["answers"]
+    triples = graph.train[graph.train[:, 1] == relation], graph.valid, graph.test
+    tails = {graph.entities[t] for part in triples for _, r, t in part if r == relation}
+    assert {answer["id"] for answer in typed} <= tails
+    assert len(typed) == min(50, len(tails))
+    error = ask(address, query | {"typed": True, "candidates": [graph.entities[0]]})
+    assert error == (422, {"error": "give either candidates or typed"})
+
+
+def test_scores_and_neighbors(address: str, model: CompressedModel) -> None:
+    triples = [[model.entity_labels[i], model.relation_labels[0], "Nobody"] for i in (3, 4)]
+    status, found, _ = call(address, "POST", "/score", {"triples": triples})
+    assert (status, found["error"]) == (422, '[0]: no entity "Nobody"')
+    for triple in triples:
+        triple[2] = model.entity_labels[5]
+    status, found, _ = call(address, "POST", "/score", {"triples": triples})
+    wanted = model.score([(head, relation, tail) for head, relation, tail in triples])
+    assert (status, found["scores"]) == (200, pytest.approx(wanted.tolist(), rel=1e-5))
+    name = model.entity_labels[3]
+    status, found, _ = call(address, "POST", "/neighbors", {"entity": name, "k": 4})
+    assert status == 200
+    assert found["entity"]["id"] == name
+    assert [(one["label"], one["cosine"]) for one in found["neighbors"]] == [
+        (label, pytest.approx(cosine, rel=1e-5)) for label, cosine in model.neighbors(name, 4)
+    ]
+
+
+OTHER_MISTAKES = [
+    ("/score", [], "the body should be an object such as"),
+    ("/score", {"triples": [["a", "b"]]}, "triples[0][2] is missing"),
+    ("/score", {"triples": [["a", "b", 3]]}, "triples[0][2] should be a valid string; got 3"),
+    ("/score", {"triples": [["a", "b", "c"]] * 21}, "at most 20 triples; got 21"),
+    ("/neighbors", {}, "entity is missing"),
+    ("/neighbors", {"entity": "a", "kk": 1}, 'no field of a request; did you mean "k"?'),
+    ("/neighbors", {"entity": "Nobody Qx"}, 'no entity "Nobody Qx"'),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "message"), OTHER_MISTAKES)
+def test_a_mistake_in_another_body(address: str, path: str, body: Any, message: str) -> None:
+    status, found, _ = call(address, "POST", path, body)
+    assert status == 422
+    assert message in found["error"]
+
+
+def test_the_documentation_needs_no_other_server(address: str) -> None:
+    pytest.importorskip("fastapi_offline")
+    status, page, headers = call(address, "GET", "/docs")
+    assert status == 200
+    assert "//" not in page.replace("<!DOCTYPE", "").partition("<script>")[0]
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    for name in ("swagger-ui-bundle.js", "swagger-ui.css"):
+        assert f"docs/static/{name}" in page
+        assert call(address, "GET", f"/docs/static/{name}")[0] == 200
+    schema = call(address, "GET", "/openapi.json")[1]
+    assert {"/predict", "/score", "/neighbors"} <= set(schema["paths"])
+
+
+def test_without_swagger_ui_the_page_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
+
+    from metasd.service import docs
+
+    monkeypatch.setattr(docs, "_PACKAGE", "not_installed")
+    app = FastAPI(docs_url=None)
+    docs.add_docs(app)
+    (route,) = (route for route in app.routes if getattr(route, "path", "") == "/docs")
+    with pytest.raises(HTTPException, match="pip install fastapi-offline"):
+        asyncio.run(route.endpoint())  # type: ignore[attr-defined]
 
 
 def test_search_relations_and_health(address: str, model: CompressedModel) -> None:
@@ -178,6 +251,11 @@ def nonsense(draw: random.Random, relation: str) -> bytes:
     if kind == 9:
         return b"GET /%s HTTP/1.1\r\n\r\n" % draw.randbytes(8).hex().encode()
     query = {"relation": relation, "head": value(), "k": value()}
+    if kind == 10 and draw.random() < 0.5:
+        path = draw.choice([b"/score", b"/neighbors"])
+        key = draw.choice(["triples", "entity", "zzz"])
+        body = json.dumps(draw.choice([{key: [[value()]]}, {key: value()}, value()])).encode()
+        return post(body).replace(b"/predict", path, 1)
     if kind == 10:
         query[draw.choice(["relation", "tail", "candidates", "keep_known", "zzz"])] = value()
         query["head"] = "nobody has this name"

@@ -4,9 +4,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from metasd.data.load import load_graph
 from service_model import served, small_model
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
@@ -101,6 +103,31 @@ def test_from_typing_to_ranked_answers_by_keyboard(page: Page) -> None:
     )
     assert all(parts[-2].endswith("%") for parts in shown)
     assert "10 answers" in page["#status"].text
+
+
+def test_known_answers_are_counted_or_marked_and_types_limit(page: Page) -> None:
+    h, r, t = load_graph("families:120").train[0].tolist()
+    head, relation = MODEL.entity_labels[h], MODEL.relation_labels[r]
+    known = MODEL.answers([(head, relation, None)])[0].num_hidden
+    assert known
+    page.driver.get(f"{page.driver.current_url}?head={quote(head)}&relation={relation}&k=100")
+    page.until(lambda: f" {known} known answer" in page["#status"].text)
+    page["#known"].click()
+    marked = "#answers span small:last-child"
+    page.until(lambda: [x.text.strip() for x in page.all(marked)].count("known") == known)
+    page["#typed"].click()
+    typed = MODEL.answers([(head, relation, None)], 100, typed=True, keep_known=True)[0]
+    page.until(lambda: len(page.all("#answers li")) == len(typed))
+    assert MODEL.entity_labels.human(t) in page["#answers"].text
+
+
+def test_the_documentation_lists_every_request(page: Page) -> None:
+    pytest.importorskip("fastapi_offline")
+    page["header a"].click()
+    page.until(lambda: len(page.all(".opblock-summary-path")) >= 7)
+    paths = [path.text for path in page.all(".opblock-summary-path")]
+    assert {"/predict", "/score", "/neighbors"} <= {path.replace("\u200b", "") for path in paths}
+    assert not page.driver.get_log("browser")  # nothing was refused by the security policy
 
 
 def test_an_answer_becomes_the_next_head(page: Page) -> None:

@@ -1,5 +1,6 @@
 """Answers of a run: those of its tables, by the mechanism of a compressed model."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 import metasd
+from metasd.compressed import CompressedModel
 from metasd.config import Config
 from metasd.data.graph import Graph
+from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
 from metasd.models import Scoring
 from metasd.models.model import Model, ModelView
-from metasd.training.run import Run
+from metasd.training.run import Run, RunFolder
 
 
 @pytest.fixture(params=["complex", "cp"])
@@ -40,7 +43,7 @@ def scores_of(view: ModelView, given: int, relation: int) -> torch.Tensor:
 def test_answers_are_the_best_entities_in_order(run: Run, small_graph: Graph, source: bool) -> None:
     h, r, t = small_graph.test[0].tolist()
     view = run.model.source if source else run.model.compact
-    model = run.answering(source=source, keep_known=True)
+    model = run.answering(source=source, known=False)
     for side, given, relation in (("head", h, r), ("tail", t, r + small_graph.num_relations)):
         query = {side: small_graph.entities[given], "relation": small_graph.relations[r]}
         found = model.predict(**query, k=5)
@@ -53,7 +56,7 @@ def test_answers_are_the_best_entities_in_order(run: Run, small_graph: Graph, so
 def test_known_answers_are_left_out(run: Run, small_graph: Graph) -> None:
     h, r, _ = small_graph.train[0].tolist()
     query = {"head": small_graph.entities[h], "relation": small_graph.relations[r]}
-    everything = run.answering(keep_known=True).predict(**query, k=1000)
+    everything = run.answering(known=False).predict(**query, k=1000)
     new = run.answering(graph=small_graph).predict(**query, k=1000)
     known = {small_graph.entity_name(e) for e in small_graph.known().answers(h, r)}
     assert len(everything) == small_graph.num_entities
@@ -64,7 +67,9 @@ def test_known_answers_are_left_out(run: Run, small_graph: Graph) -> None:
 def test_a_run_without_a_compact_model_answers_by_its_source(run: Run, small_graph: Graph) -> None:
     run.model.masks = None
     run.model.changed()
-    found, source = run.answering(keep_known=True), run.answering(source=True, keep_known=True)
+    with pytest.warns(UserWarning, match="still in warm-up"):
+        found = run.answering(known=False)
+    source = run.answering(source=True, known=False)
     for one, other in zip(found.dense(), source.dense(), strict=True):
         assert np.array_equal(one, other)
 
@@ -80,6 +85,73 @@ def test_bad_queries_say_what_is_wrong(run: Run, small_graph: Graph) -> None:
     ):
         with pytest.raises(InputError, match=message):
             run.predict(**arguments, keep_known=True)
+
+
+def test_a_run_asks_and_answers_like_a_compressed_model(run: Run, small_graph: Graph) -> None:
+    for name in ("predict", "answers", "score", "neighbors", "embedding"):
+        mine = dict(inspect.signature(getattr(Run, name)).parameters)
+        assert mine.pop("source").default is False
+        theirs = inspect.signature(getattr(CompressedModel, name)).parameters
+        assert [(p.name, p.default) for p in mine.values()] == [
+            (p.name, p.default) for p in theirs.values()
+        ]
+    h, r, t = small_graph.train[0].tolist()
+    head, relation, tail = (
+        small_graph.entities[h],
+        small_graph.relations[r],
+        small_graph.entities[t],
+    )
+    for source in (False, True):
+        model = run.answering(source=source)
+        query = (head, relation, None)
+        for options in ({}, {"keep_known": True}, {"typed": True}, {"candidates": [tail]}):
+            found = run.answers([query], 5, source=source, **options)
+            assert found == model.answers([query], 5, **options)
+        assert run.score([(head, relation, tail)], source=source) == model.score(
+            [(head, relation, tail)]
+        )
+        assert run.neighbors(head, 3, source=source) == model.neighbors(head, 3)
+        assert np.array_equal(run.embedding(head, source=source), model.embedding(head))
+
+
+def test_the_graph_is_read_once_and_only_when_needed(
+    run: Run, small_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+
+    def read(*_: object) -> Graph:
+        reads.append(1)
+        if not found:
+            raise InputError("no such file")
+        return small_graph
+
+    monkeypatch.setattr(RunFolder, "load_graph", read)
+    run.vocabulary = Vocabulary(entities=small_graph.entities, relations=small_graph.relations)
+    head, relation = small_graph.entities[0], small_graph.relations[0]
+    found = False
+    run.neighbors(head)
+    run.score([(head, relation, head)])
+    assert not reads
+    with pytest.raises(InputError, match="no such file"):
+        run.predict(head, relation)
+    everything = run.answers([(head, relation, None)], 3, keep_known=True)[0]
+    assert {answer.known for answer in everything} == {None}
+    found, reads[:] = True, []
+    for _ in range(3):
+        run.predict(head, relation)
+        run.predict(head, relation, source=True)
+    assert len(reads) == 1
+
+
+def test_the_representation_is_a_few_lines(run: Run) -> None:
+    run.metrics = {
+        "test": {"compact": {"mrr": 0.5, "hits@10": 0.75}},
+        "protocol": {"graph": "kin"},
+    }
+    first, *rest = repr(run).splitlines()
+    assert f" on kin: {run.model.num_entities:,} entities" in first
+    assert rest[-1] == "  test MRR (Hits@10): compact 0.500 (0.750)"
+    assert len(rest) == 3
 
 
 @pytest.mark.slow
