@@ -162,7 +162,7 @@ def export(
         raise InputError("--index goes with --format faiss")
     small = load_compressed(model)
     if small is None:
-        small = load_run(model).answering(source=source, keep_known=True)
+        small = load_run(model).answering(source=source, known=False)
     elif source:
         raise InputError("--source is for run folders: a compressed model is one model")
     record = export_model(small, file_format, out, index=index, overwrite=overwrite)
