@@ -49,7 +49,7 @@ def model_card(model: ModelParts) -> str:
     """Markdown: what the model is, how to ask it, its sizes, and its metrics as trained."""
     info, about = describe(model), model.about
     head = json.dumps(model.entity_labels.human(0), ensure_ascii=False)
-    relation = json.dumps(model.relation_labels[0], ensure_ascii=False)
+    relation = json.dumps(model.relation_labels.human(0), ensure_ascii=False)
     graph = about.get("graph", {}).get("name", "a graph of its own")
     lines = [
         "---",

@@ -227,6 +227,8 @@ def _is_about(about: dict[str, Any]) -> bool:
     graph, metrics = about.get("graph", {}), about.get("metrics", {})
     if not isinstance(graph, dict) or not isinstance(metrics, dict):
         return False
+    if not isinstance(graph.get("source"), dict | None):
+        return False
     if not all(isinstance(graph.get(key, ""), str) for key in ("name", "digest")):
         return False
     models = [found for found in metrics.values() if isinstance(found, dict)]
