@@ -74,7 +74,7 @@ def parse_split_ratios(
             f"--split-ratios takes three shares such as 0.9,0.05,0.05; got {text}"
         ) from None
     if text is not None and not needs_splits(graph, data_dir):
-        raise InputError(f"--split-ratios is for a graph without valid or test; {graph} has both")
+        raise InputError(f"--split-ratios is for files without valid or test; got {graph}")
     return train, valid, test
 
 
