@@ -97,23 +97,17 @@ def prepare(
         raise InputError(f"{path}: was made by a run in memory, which prepare does not read")
     with new_folder(Path(out).expanduser()) as folder, ExitStack() as stack:
         files = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in SPLITS}
-        found = dict.fromkeys(SPLITS, path) if path is None else graph_files(path)
         notes: list[str] = []
         if path is None:
-            name = text
-            entities, relations, generated = generate(text, seed)
-            spool = _Spool(files, entities, relations)
-            for part, rows in generated:
-                spool.write(part, rows)
+            spool = _generated(files, text, seed)
         else:
-            name = graph_name(path)
             spool = _Spool(files, pa.array([], pa.string()), pa.array([], pa.string()))
-            for part, file in graph_files(path).items():
-                spool.read(part, read_batches(file, columns, header, notes))
+            for split, file in graph_files(path).items():
+                spool.read(split, read_batches(file, columns, header, notes))
         entities, relations = spool.entities.sorted, spool.relations.sorted
         notes += _write_triples(spool, folder, memory)
         notes += label_notes(entities, relations)
-        if missing := [split for split in SPLITS if split not in found]:
+        if path is not None and (missing := [s for s in SPLITS if s not in graph_files(path)]):
             sizes = len(entities), len(relations)
             notes.append(_draw(folder, path, sizes, missing, split_ratios, seed))
         _write_labels(folder, "entities", entities)
@@ -121,7 +115,7 @@ def prepare(
         _write_human(folder, path and path / ENTITY_LABELS, entities)
         description: dict[str, Any] = {
             "format": _FORMAT,
-            "name": name,
+            "name": text if path is None else graph_name(path),
             "entities": len(entities),
             "relations": len(relations),
             "entities_are_numbers": are_numbers(entities),
@@ -246,6 +240,15 @@ class _Spool:
             yield np.stack([entity[head], of_relation[relation], entity[tail]], axis=1)
 
 
+def _generated(files: Mapping[str, IO[bytes]], text: str, seed: int) -> _Spool:
+    """The triples of a generated graph."""
+    entities, relations, generated = generate(text, seed)
+    spool = _Spool(files, entities, relations)
+    for split, rows in generated:
+        spool.write(split, rows)
+    return spool
+
+
 def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     """Batches of at least so many rows together, but for the last."""
     block: list[pa.RecordBatch] = []
@@ -273,7 +276,7 @@ def _write_triples(spool: _Spool, folder: Path, memory: int) -> list[str]:
 
 def _draw(
     folder: Path,
-    path: Path | None,
+    path: Path,
     sizes: tuple[int, int],
     missing: list[str],
     shares: tuple[float, float, float],
