@@ -18,6 +18,9 @@ from .sorting import IntArray, sorted_unique
 BYTES = 150
 """Memory that the search takes per triple."""
 
+COMPARISONS = 200_000_000
+"""Pairs of triples between the same two entities, above which the search would take too long."""
+
 _SHARE = (4, 5)  # of the entity pairs of both relations
 
 
@@ -40,24 +43,32 @@ class Leakage(NamedTuple):
     through_symmetric: dict[str, int]
 
 
-def find_leakage(splits: dict[str, IntArray], num_entities: int, num_relations: int) -> Leakage:
+def find_leakage(
+    splits: dict[str, IntArray], num_entities: int, num_relations: int
+) -> Leakage | None:
     """Pairs of inverse and duplicate relations, by the entity pairs of all splits.
 
     Args:
         splits: train, valid and test, each int64 ``(n, 3)``, sorted and without duplicates.
+
+    Returns:
+        None where more than ``COMPARISONS`` would be needed.
     """
     triples = np.concatenate(list(splits.values()))
     triples = sorted_unique(triples, num_entities, num_relations)
     sizes = np.bincount(triples[:, 1], minlength=num_relations)
     loops = triples[triples[:, 0] == triples[:, 2], 1]
     no_loops = sizes - np.bincount(loops, minlength=num_relations)
-    same, opposite = _shared_pairs(triples, num_entities, num_relations)
+    shared = _shared_pairs(triples, num_entities, num_relations)
+    if shared is None:
+        return None
+    same, opposite = shared
     enough, whole = _SHARE
     duplicate: list[tuple[int, int]] = []
     inverse: list[tuple[int, int]] = []
     symmetric: list[int] = []
-    for found, shared in ((duplicate, same), (inverse, opposite)):
-        for (r, s), count in shared.items():
+    for found, counts in ((duplicate, same), (inverse, opposite)):
+        for (r, s), count in counts.items():
             if r < s and whole * count >= enough * max(sizes[r], sizes[s]):
                 found.append((r, s))
     for (r, s), count in opposite.items():
@@ -83,7 +94,7 @@ _Counts = dict[tuple[int, int], int]
 
 def _shared_pairs(
     triples: IntArray, num_entities: int, num_relations: int
-) -> tuple[_Counts, _Counts]:
+) -> tuple[_Counts, _Counts] | None:
     """By two relations (r <= s): entity pairs that both have, and that they have in reverse.
 
     Triples are sorted by their two entities, the smaller one first. Those of the same two entities
@@ -95,6 +106,9 @@ def _shared_pairs(
     order = np.argsort(pair, kind="stable")
     pair, relation = pair[order], relation[order]
     turned, loop = (head > tail)[order], (head == tail)[order]
+    group = np.diff(np.flatnonzero(np.diff(pair, prepend=-1, append=-1)))
+    if (group * (group - 1) // 2).sum() > COMPARISONS:
+        return None
     same: _Counts = {}
     opposite: _Counts = {}
     first, distance = np.arange(len(pair)), 0

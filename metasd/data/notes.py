@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .leakage import BYTES, Leakage, find_leakage
+from .leakage import BYTES, COMPARISONS, Leakage, find_leakage
 from .sorting import IntArray, count_shared, parts
 from .splits import SPLITS
 
@@ -70,7 +70,10 @@ def split_notes(
         return notes
     if total > limit:
         return [*notes, f"inverse relations are looked for up to {limit:,} triples; not in these"]
-    return notes + _leakage_notes(find_leakage(splits, *sizes), splits, relations)
+    found = find_leakage(splits, *sizes)
+    if found is None:
+        return [*notes, f"inverse relations are not looked for: over {COMPARISONS:,} comparisons"]
+    return notes + _leakage_notes(found, splits, relations)
 
 
 def limit_of(memory: int) -> int:
