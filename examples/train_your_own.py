@@ -2,7 +2,7 @@
 
     python examples/train_your_own.py [FOLDER] [--epochs 24]
 
-FOLDER holds train.txt, valid.txt and test.txt, or is one file of triples:
+FOLDER holds train.txt and perhaps valid.txt and test.txt, or is one file of triples, such as
 `head<TAB>relation<TAB>tail` per line. Without it, a graph of towns and roads is written first.
 """
 

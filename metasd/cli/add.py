@@ -1,5 +1,6 @@
 """The command `add`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 
 from metasd.errors import InputError
 
-from .options import Columns, Json, load_compressed
+from .options import Columns, Header, Json, load_compressed
 from .output import print_record
 
 
@@ -22,6 +23,7 @@ def add(
         typer.Option(help="The folder of the new model.", show_default="MODEL, which is replaced"),
     ] = None,
     columns: Columns = "hrt",
+    header: Header = None,
     as_json: Json = False,
 ) -> None:
     """Add new entities and their triples to a compressed model."""
@@ -33,7 +35,11 @@ def add(
         raise InputError(
             f"{model} is no compressed model; a run is continued by `metasd train GRAPH --from RUN`"
         )
-    names = [np.array(column.labels)[column.codes] for column in read_triples(triples, columns)]
+    notes: list[str] = []
+    read = read_triples(triples, columns, header, notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    names = [np.array(column.labels)[column.codes] for column in read]
     grown = add_entities(small, np.stack(names, axis=1).tolist())
     folder = out or model
     grown.save_pretrained(folder)

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Columns, DataDir, Json, SplitRatios, parse_split_ratios
-from .output import print_json, print_record, print_rows
+from .options import Columns, DataDir, Header, Json, SplitRatios, parse_split_ratios
+from .output import print_json, print_notes, print_record, print_rows
 
 
 def prepare(
@@ -18,6 +18,7 @@ def prepare(
     data_dir: DataDir = None,
     columns: Columns = "hrt",
     split_ratios: SplitRatios = None,
+    header: Header = None,
     seed: Annotated[
         int, typer.Option(help="Of the split of a single file, and of a generated graph.")
     ] = 0,
@@ -28,9 +29,16 @@ def prepare(
     from metasd.data.graph import SPLITS
     from metasd.data.store import prepare as prepare_graph
 
-    ratios = parse_split_ratios(graph, split_ratios)
+    ratios = parse_split_ratios(graph, split_ratios, data_dir)
     made = prepare_graph(
-        graph, out, data_dir, columns=columns, split_ratios=ratios, seed=seed, memory=memory << 20
+        graph,
+        out,
+        data_dir,
+        columns=columns,
+        split_ratios=ratios,
+        seed=seed,
+        header=header,
+        memory=memory << 20,
     )
     record: dict[str, Any] = {
         "folder": str(out),
@@ -39,9 +47,12 @@ def prepare(
         "relations": made.num_relations,
         **{f"{name} triples": len(made.split(name)) for name in SPLITS},
         "digest": made.digest,
-        "notes": list(made.notes),
     }
-    print_record(record if as_json else {**record, "notes": "; ".join(made.notes) or None}, as_json)
+    if as_json:
+        print_json({**record, "notes": list(made.notes)})
+        return
+    print_record(record)
+    print_notes(made)
 
 
 def datasets(data_dir: DataDir = None, as_json: Json = False) -> None:

@@ -37,8 +37,16 @@ SplitRatios = Annotated[
     typer.Option(
         "--split-ratios",
         metavar="TRAIN,VALID,TEST",
-        help="Shares of train, valid and test when GRAPH is a single file.",
+        help="Shares of train, valid and test, for a GRAPH without valid or test.",
         show_default=_RATIOS,
+    ),
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line of text files is a header.",
+        show_default="if it names the columns",
     ),
 ]
 Shards = Annotated[
@@ -53,16 +61,20 @@ Replicas = Annotated[
 ]
 
 
-def parse_split_ratios(graph: str, text: str | None) -> tuple[float, float, float]:
+def parse_split_ratios(
+    graph: str, text: str | None, data_dir: Path | None
+) -> tuple[float, float, float]:
     """The shares of a graph's splits, as --split-ratios gives them or by default."""
+    from metasd.data.sources import needs_splits
+
     try:
         train, valid, test = (float(part) for part in (text or _RATIOS).split(","))
     except ValueError:
         raise InputError(
             f"--split-ratios takes three shares such as 0.9,0.05,0.05; got {text}"
         ) from None
-    if text is not None and not Path(graph).is_file():
-        raise InputError(f"--split-ratios is for a graph in a single file; got {graph}")
+    if text is not None and not needs_splits(graph, data_dir):
+        raise InputError(f"--split-ratios is for files without valid or test; got {graph}")
     return train, valid, test
 
 
@@ -82,15 +94,19 @@ def load_compressed(path: Path) -> "CompressedModel | None":
 
 def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
     """The graph that a compressed model was trained on; another one is refused."""
-    from metasd.data.load import load_graph
+    from metasd.data.load import load_source
     from metasd.data.restriction import restricted
     from metasd.data.vocabulary import Vocabulary
 
     about = small.about.get("graph", {})
-    name = graph or about.get("name")
-    if name is None or (graph is None and Path(name).name != name):
+    name, source = about.get("name", ""), about.get("source") or {}
+    if graph is None and not source and (not name or Path(name).name != name):
         raise InputError("the model does not name the graph that it is of: give --graph")
-    data = load_graph(name, data_dir)
+    try:
+        data = load_source(source, name, data_dir, graph)
+    except InputError as error:
+        hint = "" if graph else "; say by --graph where the graph of the model is now"
+        raise InputError(f"{error}{hint}") from None
     imported = small.about.get("imported")
     if isinstance(imported, dict) and imported.get("left_out"):
         entities, relations = list(small.entity_labels), list(small.relation_labels)
@@ -98,7 +114,7 @@ def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None)
     if about and data.digest != about.get("digest"):
         digest = str(about.get("digest"))
         raise InputError(
-            f"the model was trained on another graph: {name} has digest {data.digest[:12]}, its "
-            f"own had {digest[:12]}; say by --graph where that is"
+            f"the model was trained on another graph: {data.name} has digest "
+            f"{data.digest[:12]}, its own had {digest[:12]}; say by --graph where that is"
         )
     return data

@@ -4,12 +4,16 @@ import json
 import os
 import re
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from metasd.data.graph import Graph
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # labels might steer a terminal
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -36,7 +40,7 @@ def print_rows(rows: list[list[str]]) -> None:
     for i, name in enumerate(header):
         table.add_column(name, justify="left" if i == 0 else "default", overflow="fold")
     for row in body:
-        table.add_row(*(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(cell)) for cell in row))
+        table.add_row(*(_CONTROL.sub(_REPLACED, str(cell)) for cell in row))
     Console(
         soft_wrap=sys.stdout is None or not sys.stdout.isatty(), highlight=False, markup=False
     ).print(table)
@@ -57,6 +61,12 @@ def print_record(record: dict[str, Any], as_json: bool = False) -> None:
                 shown = f"{part:,}" + (f" ({readable_bytes(part)})" if "bytes" in key else "")
             rows.append([f"{key} {name}".strip(), "-" if part is None else str(shown)])
     print_rows([["", ""], *rows])
+
+
+def print_notes(graph: "Graph") -> None:
+    """What was found while the graph was read, one line each."""
+    for note in graph.notes:
+        print(f"note: {_CONTROL.sub(_REPLACED, note)}")
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:

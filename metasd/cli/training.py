@@ -12,6 +12,7 @@ from .options import (
     Columns,
     DataDir,
     GraphName,
+    Header,
     Json,
     Replicas,
     RunPath,
@@ -19,7 +20,7 @@ from .options import (
     SplitRatios,
     parse_split_ratios,
 )
-from .output import fail, print_json, print_metrics, print_record
+from .output import fail, print_json, print_metrics, print_notes, print_record
 
 if TYPE_CHECKING:
     from metasd.config import Config
@@ -75,6 +76,7 @@ def train(
     data_dir: DataDir = None,
     columns: Columns = "hrt",
     split_ratios: SplitRatios = None,
+    header: Header = None,
     shards: Shards = None,
     replicas: Replicas = 1,
     dry_run: Annotated[
@@ -95,13 +97,16 @@ def train(
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     training_device(settings.train.device)
-    ratios = parse_split_ratios(graph, split_ratios)
-    data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios)
+    ratios = parse_split_ratios(graph, split_ratios, data_dir)
+    data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios, header=header)
     if start is not None:
         start.check(settings, data)
     if dry_run:
         check_source(settings, data)
-        print_record(estimate(data, settings), as_json)
+        record = estimate(data, settings)
+        print_record({**record, "notes": list(data.notes)} if as_json else record, as_json)
+        if not as_json:
+            print_notes(data)
         return
     path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
@@ -194,13 +199,7 @@ def _describe(graph: "Graph", path: Path, start: "WarmStart | None") -> None:
         f"{graph.name}: {graph.num_entities} entities, {graph.num_relations} relations, "
         f"{len(graph.train)} train / {len(graph.valid)} valid / {len(graph.test)} test triples"
     )
-    for note in graph.notes:
-        print(f"note: {note}")
-    if graph.unseen["test"] or graph.unseen["valid"]:
-        print(
-            f"note: {graph.unseen['valid']} valid and {graph.unseen['test']} test triples have an "
-            "entity or relation that is not in train; they count"
-        )
+    print_notes(graph)
     if start is not None:
         record = start.record(graph)
         for name in ("entities", "relations"):

@@ -115,7 +115,7 @@ def model_card(model: ModelParts, name: str = "path/to/this/folder") -> str:
     info, about = describe(model), model.about
     ratios = info["times smaller than dense"]
     head = json.dumps(model.entity_labels.human(0), ensure_ascii=False)
-    relation = json.dumps(model.relation_labels[0], ensure_ascii=False)
+    relation = json.dumps(model.relation_labels.human(0), ensure_ascii=False)
     added = about.get("added", {})
     graph = about.get("graph", added.get("to", {})).get("name", "a graph of its own")
     if added:

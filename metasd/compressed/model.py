@@ -63,7 +63,7 @@ class CompressedModel(Scorer):
             dense_table(entities),
             dense_table(relations),
             Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
-            Labels.of(vocabulary.relations, {}, "relation"),
+            Labels.of(vocabulary.relations, vocabulary.relation_labels, "relation"),
             known,
         )
 

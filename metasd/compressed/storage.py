@@ -223,6 +223,8 @@ def _is_about(about: dict[str, Any]) -> bool:
         return False
     if type(added.get("entities")) is not int or not isinstance(added.get("to"), dict):
         return False
+    if not isinstance(graph.get("source"), dict | None):
+        return False
     for one in (graph, added["to"]):
         if not all(isinstance(one.get(key, ""), str) for key in ("name", "digest")):
             return False

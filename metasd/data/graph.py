@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,18 +13,21 @@ import numpy as np
 from metasd.errors import InputError
 
 from .filter_index import KnownAnswers, runs
+from .notes import count_unseen
+from .numbering import number_triples
 from .sorting import PART, IntArray, parts, sorted_unique
+from .splits import DEFAULT_RATIOS, check_ratios
+from .splits import SPLITS as SPLITS
+from .tables import as_splits
 from .vocabulary import Vocabulary
-
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Graph(Vocabulary):
     """Triples of three splits over one vocabulary.
 
-    Ids are the places of the labels in sorted order, and triples are sorted without duplicates, so
-    the same data give the same arrays whatever the order of the rows in the files.
+    Ids are the places of the labels in sorted order (as numbers, if all are), and triples are
+    sorted without duplicates, so the same data give the same arrays whatever the order of the rows.
 
     Attributes:
         name: how the graph is called in reports.
@@ -40,6 +43,56 @@ class Graph(Vocabulary):
     test: IntArray
     notes: tuple[str, ...] = ()
     source: dict[str, Any] | None = None
+
+    @staticmethod
+    def from_triples(
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
+        *,
+        columns: str = "hrt",
+        split_ratios: tuple[float, float, float] = DEFAULT_RATIOS,
+        seed: int = 0,
+        name: str = "triples",
+        entity_labels: Mapping[str, str] | None = None,
+        relation_labels: Mapping[str, str] | None = None,
+    ) -> Graph:
+        """A graph of triples in memory; ids and digest are those that files of them would give.
+
+        Each split is one of
+
+        * an array or tensor (n, 3) of strings or integers;
+        * a data frame or table of pandas, polars or pyarrow, or a dict of columns. Columns named
+          head, relation and tail (or subject, predicate, object; source, type, target; ...) go by
+          their names, else there are three in the order of ``columns``;
+        * rows of three, such as a list of tuples; what is not a string becomes one by ``str``;
+        * a ``TriplesFactory`` of PyKEEN; as train alone also a ``Dataset`` of PyKEEN.
+
+        Integers are labels, too: 7 is the label "7". If all entities (or relations) are such
+        numbers, their ids are in the order of the numbers: the ids 0 ... N - 1 stay what they are.
+
+        Args:
+            train: the triples.
+            valid, test: likewise; one that is None is drawn from train, by ``split_ratios`` and
+                ``seed``, so that train keeps every entity and relation; an empty one stays empty.
+            columns: the order of columns without names.
+            name: how the graph is called in reports.
+            entity_labels, relation_labels: human labels by label.
+
+        Raises:
+            InputError: a split is none of these, or a label is missing or holds a tab, a line break
+                or NUL: which split and which row.
+        """
+        check_ratios(split_ratios)
+        fields = number_triples(
+            name,
+            as_splits(train, valid, test, columns),
+            split_ratios,
+            seed,
+            entity_labels={str(raw): text for raw, text in (entity_labels or {}).items()},
+            relation_labels={str(raw): text for raw, text in (relation_labels or {}).items()},
+        )
+        return Graph(name=name, **fields)
 
     def __repr__(self) -> str:
         sizes = "/".join(str(len(self.split(name))) for name in SPLITS)
@@ -76,12 +129,8 @@ class Graph(Vocabulary):
         """What train lacks: entities, relations, and the valid and test triples with such a one."""
         new_entity, new_relation = self.entity_counts == 0, self.relation_counts == 0
         counts = {"entities": int(new_entity.sum()), "relations": int(new_relation.sum())}
-        for name in ("valid", "test"):
-            counts[name] = 0
-            for head, relation, tail in (part.T for part in parts(self.split(name))):
-                new = new_entity[head] | new_relation[relation] | new_entity[tail]
-                counts[name] += int(new.sum())
-        return counts
+        splits = {name: self.split(name) for name in SPLITS}
+        return counts | count_unseen(splits, new_entity, new_relation)
 
     @cached_property
     def digest(self) -> str:

@@ -1,29 +1,37 @@
-"""Loading a graph: by path or by name, from text, Parquet, a prepared folder or a generator."""
+"""Loading a graph: by path or by name, from files, a prepared folder or a generator."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from .graph import SPLITS, Graph
-from .sorting import IntArray, sorted_unique
+from metasd.errors import InputError
+
+from .columns import check_columns
+from .graph import Graph
+from .numbering import GraphFields, number_triples
+from .saved import load_saved
+from .sorting import IntArray
 from .sources import (
     ENTITY_LABELS,
+    RELATION_LABELS,
     generate,
+    graph_files,
     graph_name,
     is_prepared,
+    is_saved,
     locate,
     source_arguments,
-    split_files,
 )
-from .splits import DEFAULT_RATIOS, check_options, draw_splits, notes_of
-from .triple_files import Column, Triples, read_text, read_triples, whole
+from .splits import DEFAULT_RATIOS, SPLITS, check_ratios
+from .store import load_prepared
+from .text_files import read_labels
+from .triple_files import Column, Triples, read_triples, whole
 
 
 def load_graph(
@@ -33,6 +41,7 @@ def load_graph(
     columns: str = "hrt",
     split_ratios: tuple[float, float, float] = DEFAULT_RATIOS,
     seed: int = 0,
+    header: bool | None = None,
 ) -> Graph:
     """Load a graph by path or by name.
 
@@ -41,37 +50,48 @@ def load_graph(
     then in the folders that the environment variable METASD_DATA lists, whatever the case and
     punctuation; the graphs that PyKEEN brings.
 
-    A folder holds ``train``, ``valid`` and ``test`` as .txt or .tsv (also .gz) or .parquet, and may
-    hold ``entity_labels.tsv`` (``id<TAB>label``). Text is UTF-8, tab-separated, without header.
-    Labels hold no NUL and, in .parquet, neither tabs nor line breaks. A folder that ``prepare``
-    wrote is mapped into memory, not read.
+    A file is text with tabs (.txt, .tsv), with commas (.csv), N-Triples (.nt), Turtle (.ttl), each
+    also .gz, or .parquet. A folder holds ``train`` and perhaps ``valid`` and ``test``, or a single
+    file of any name; splits that are missing are drawn from train. It may hold
+    ``entity_labels.tsv`` and ``relation_labels.tsv`` (``label<TAB>human label``). Labels hold no
+    NUL, tabs or line breaks. A folder that ``prepare`` wrote is mapped into memory, not read.
 
     Args:
         name_or_path: what to load; with a slash in it, it is only ever a path.
         data_dir: where to look for a name first.
         columns: which column of the file is head, relation and tail: a permutation of ``hrt``.
-            Parquet columns that are named head, relation and tail go by their names.
-        split_ratios: the shares of train, valid and test when the path is a single file.
-        seed: for splitting a single file and for generating a graph.
+            Columns that are named head, relation and tail, or the like, go by their names.
+        split_ratios: the shares of train, valid and test of which those that are missing are drawn.
+        seed: of that draw, and for generating a graph.
+        header: whether the first line of text files is a header; None: if it names the columns.
 
     Raises:
         InputError: nothing is found, or a file is not as described (with file and line number).
     """
-    check_options(columns, split_ratios)
+    check_columns(columns)
+    check_ratios(split_ratios)
     text, path = locate(name_or_path, data_dir)
-    source = source_arguments(text, data_dir, columns, split_ratios, seed)
+    source = source_arguments(text, path, columns, split_ratios, seed, header)
     if path is None:
-        graph = _from_generator(text, seed)
-    elif is_prepared(path):
-        from .store import load_prepared  # it is made of Graph
-
+        return Graph(name=text, source=source, **_generated(text, seed))
+    if is_prepared(path):
         return load_prepared(path, source)
-    else:
-        folder = path.is_dir()
-        graph = (
-            _from_folder(path, columns) if folder else _from_file(path, columns, split_ratios, seed)
-        )
-    return dataclasses.replace(graph, source=source)
+    if is_saved(path):
+        return load_saved(path, source)
+    notes: list[str] = []
+    found = {
+        name: read_triples(file, columns, header, notes) for name, file in graph_files(path).items()
+    }
+    fields = number_triples(
+        path,
+        found,
+        split_ratios,
+        seed,
+        entity_labels=_human_labels(path / ENTITY_LABELS),
+        relation_labels=_human_labels(path / RELATION_LABELS),
+        notes=notes,
+    )
+    return Graph(name=graph_name(path), source=source, **fields)
 
 
 def as_graph(graph: Graph | str | os.PathLike[str]) -> Graph:
@@ -79,7 +99,47 @@ def as_graph(graph: Graph | str | os.PathLike[str]) -> Graph:
     return graph if isinstance(graph, Graph) else load_graph(graph)
 
 
-def _from_generator(text: str, seed: int) -> Graph:
+def load_source(
+    source: Mapping[str, Any],
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    moved: str | os.PathLike[str] | None = None,
+) -> Graph:
+    """Load a graph again, as ``Graph.source`` says.
+
+    Args:
+        source: the arguments of ``load_graph``; those that are not there have their defaults.
+        name: what the graph is called: looked up where its file or folder is gone.
+        data_dir: where to look for a name first.
+        moved: the name or path of the graph, if that is no longer what it was.
+
+    Raises:
+        InputError: it is found nowhere, or the arguments are not those of ``load_graph``.
+    """
+    known: dict[str, tuple[type, ...]] = {
+        "name_or_path": (str,),
+        "data_dir": (str, type(None)),
+        "columns": (str,),
+        "split_ratios": (list, tuple),
+        "seed": (int,),
+        "header": (bool, type(None)),
+    }
+    options = {key: source[key] for key in known if key in source}
+    if wrong := [key for key, value in options.items() if not isinstance(value, known[key])]:
+        raise InputError(f"the {wrong[0]} with which {name} was loaded is not readable")
+    where, stored = options.pop("name_or_path", name), options.pop("data_dir", None)
+    data_dir = data_dir if data_dir is not None else stored
+    if moved is not None:
+        where = os.fspath(moved)
+    elif os.sep in where and not Path(where).exists() and Path(name).name == name:
+        try:
+            return load_graph(name, data_dir, **options)
+        except InputError:
+            pass  # what is missing is the file or folder that the graph came from
+    return load_graph(where, data_dir, **options)
+
+
+def _generated(text: str, seed: int) -> GraphFields:
     entities, relations, parts_of = generate(text, seed)
     found: dict[str, list[IntArray]] = {name: [] for name in SPLITS}
     for name, rows in parts_of:
@@ -90,67 +150,13 @@ def _from_generator(text: str, seed: int) -> Graph:
         splits[name] = Triples(
             Column(entities, head), Column(relations, relation), Column(entities, tail)
         )
-    return _build(text, splits)
+    return number_triples(text, splits, DEFAULT_RATIOS, seed)
 
 
-def _from_folder(folder: Path, columns: str) -> Graph:
-    files = split_files(folder)
-    splits = {name: read_triples(path, columns) for name, path in files.items()}
-    labels = folder / ENTITY_LABELS
-    human = whole(read_text(labels, ("id", "label"))) if labels.exists() else None
-    return _build(graph_name(folder), splits, human)
-
-
-def _from_file(
-    path: Path, columns: str, split_ratios: tuple[float, float, float], seed: int
-) -> Graph:
-    graph = _build(graph_name(path), {"train": read_triples(path, columns)})
-    number, note = draw_splits(path, len(graph.train), split_ratios, seed)
-    chosen = {name: graph.train[number == i] for i, name in enumerate(SPLITS)}
-    return dataclasses.replace(graph, **chosen, notes=(*graph.notes, note))
-
-
-def _build(name: str, splits: dict[str, Triples], human: dict[str, Column] | None = None) -> Graph:
-    """Number the labels in sorted order and turn the splits into sorted unique id triples."""
-    entities = _sorted_labels([c for part in splits.values() for c in (part.head, part.tail)])
-    relations = _sorted_labels([part.relation for part in splits.values()])
-    triples, dropped = {}, {}
-    for split in SPLITS:
-        if split not in splits:
-            triples[split] = np.empty((0, 3), dtype=np.int64)
-            continue
-        part = splits[split]
-        ids = np.stack(
-            [_ids(part.head, entities), _ids(part.relation, relations), _ids(part.tail, entities)],
-            axis=1,
-        )
-        triples[split] = sorted_unique(ids, len(entities), len(relations))
-        dropped[split] = len(ids) - len(triples[split])
-    notes = notes_of(triples, dropped, len(entities), len(relations))
-    raw_labels: list[str] = entities.to_pylist()
-    labels: dict[str, str] = {}
-    if human:
-        raw, label = (c.labels.take(pa.array(c.codes)).to_pylist() for c in human.values())
-        used = set(raw_labels)
-        labels = {r: text for r, text in zip(raw, label, strict=True) if r in used}
-    return Graph(
-        name=name,
-        entities=raw_labels,
-        relations=relations.to_pylist(),
-        entity_labels=labels,
-        train=triples["train"],
-        valid=triples["valid"],
-        test=triples["test"],
-        notes=tuple(notes),
-    )
-
-
-def _sorted_labels(columns: Sequence[Column]) -> pa.Array:
-    """The distinct labels in code point order (UTF-8 sorts by bytes as by code points)."""
-    return pa.chunked_array([column.labels for column in columns]).unique().sort()
-
-
-def _ids(column: Column, labels: pa.Array) -> IntArray:
-    places = pc.index_in(column.labels, value_set=labels).to_numpy(zero_copy_only=False)
-    ids: IntArray = places.astype(np.int64)[column.codes]
-    return ids
+def _human_labels(path: Path) -> dict[str, str]:
+    """Human label by label; none if there is no such file."""
+    if not path.is_file():
+        return {}
+    columns = whole(read_labels(path, ("id", "label"))).values()
+    raw, human = (column.labels.take(pa.array(column.codes)).to_pylist() for column in columns)
+    return dict(zip(raw, human, strict=True))

@@ -33,6 +33,10 @@ class SortedLabels(Sequence[str]):
     def _bytes(self, place: int) -> bytes:
         """The label at a place in 0 ... n - 1."""
 
+    def _key(self, label: bytes) -> tuple[int, bytes]:
+        """What labels are sorted by."""
+        return 0, label
+
     @overload
     def __getitem__(self, place: int) -> str: ...
     @overload
@@ -51,7 +55,7 @@ class SortedLabels(Sequence[str]):
         """Where this label is, in increasing order."""
         wanted = text.encode(errors="surrogatepass")
         found = []
-        first = bisect_left(self.order, wanted, key=self._bytes)
+        first = bisect_left(self.order, self._key(wanted), key=lambda i: self._key(self._bytes(i)))
         while first < len(self.order) and self._bytes(self.order[first]) == wanted:
             found.append(int(self.order[first]))
             first += 1
@@ -65,16 +69,25 @@ class MappedLabels(SortedLabels):
         text: uint8, the labels one after the other.
         offsets: int64 ``(n + 1,)``: where each begins, and where the last one ends.
         order: the places of the labels to be found, by their labels; None if all are, and sorted.
+        numbers: whether they are sorted as decimal numbers: the shorter ones first.
     """
 
     def __init__(
-        self, text: npt.NDArray[np.uint8], offsets: IntArray, order: IntArray | None = None
+        self,
+        text: npt.NDArray[np.uint8],
+        offsets: IntArray,
+        order: IntArray | None = None,
+        *,
+        numbers: bool = False,
     ) -> None:
-        self._text, self._offsets = text, offsets
+        self._text, self._offsets, self._numbers = text, offsets, numbers
         super().__init__(range(len(self)) if order is None else order)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
+
+    def _key(self, label: bytes) -> tuple[int, bytes]:
+        return len(label) if self._numbers else 0, label
 
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self), PART // 16):

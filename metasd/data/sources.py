@@ -14,13 +14,16 @@ import pyarrow as pa
 from metasd.errors import InputError, nearest
 
 from . import families, powerlaw
-from .graph import SPLITS
 from .sorting import IntArray
+from .splits import SPLITS
+from .triple_files import SUFFIXES, suffix_of
 
 ENTITY_LABELS = "entity_labels.tsv"
+RELATION_LABELS = "relation_labels.tsv"
 PREPARED = "prepared.json"  # marks a folder that ``prepare`` wrote
 _GENERATORS = ("families", "powerlaw")
-_SUFFIXES = (".txt", ".tsv", ".txt.gz", ".tsv.gz", ".parquet")
+SAVED = "triples.parquet"  # marks a folder that ``save_graph`` wrote
+_NO_TRIPLES = (*SPLITS, ".", "readme", "license", "requirements")  # beginnings of names
 _PYKEEN_GRAPHS = ("kinships", "nations", "umls")
 _ALIASES = {"fb237": "fb15k237", "wnrr": "wn18rr", "kinship": "kinships", "nation": "nations"}
 
@@ -37,23 +40,33 @@ def locate(
         raise InputError(f"{text}: no such file or folder")
     if text.partition(":")[0] in _GENERATORS:
         return text, None
+    if suffix_of(path):
+        raise InputError(f"{text}: no such file")
     return text, _find_by_name(text, data_dir)
 
 
 def source_arguments(
-    name_or_path: str,
-    data_dir: str | os.PathLike[str] | None,
+    text: str,
+    path: Path | None,
     columns: str,
     split_ratios: tuple[float, float, float],
     seed: int,
+    header: bool | None,
 ) -> dict[str, Any]:
-    """The arguments with which ``load_graph`` loads the same graph again, fit for JSON."""
+    """The arguments with which ``load_graph`` loads the same graph again, fit for JSON.
+
+    Args:
+        text, path: what ``locate`` gave. A graph of PyKEEN keeps its name: the package may move.
+    """
+    pykeen = _pykeen_folder() if path is not None else None
+    if path is not None and (pykeen is None or not path.is_relative_to(pykeen)):
+        text = str(path.resolve())
     return {
-        "name_or_path": name_or_path,
-        "data_dir": None if data_dir is None else str(Path(data_dir).expanduser().resolve()),
+        "name_or_path": text,
         "columns": columns,
         "split_ratios": list(split_ratios),
         "seed": seed,
+        "header": header,
     }
 
 
@@ -85,17 +98,36 @@ def is_prepared(path: Path) -> bool:
     return (path / PREPARED).is_file()
 
 
-def split_files(folder: Path) -> dict[str, Path]:
-    """The one file of each split."""
-    files = {name: _files_of(folder, name) for name in SPLITS}
+def is_saved(path: Path) -> bool:
+    """Whether ``save_graph`` wrote this folder."""
+    return (path / SAVED).is_file() and (path / "entities.tsv").is_file()
+
+
+def graph_files(path: Path) -> dict[str, Path]:
+    """The file of each split that there is; a single file, in a folder or not, is of train."""
+    if not path.is_dir():
+        return {"train": path}
+    files = {name: found for name in SPLITS if (found := _files_of(path, name))}
     for name, found in files.items():
-        if not found:
-            wanted = ", ".join(_SUFFIXES[:-1])
-            raise InputError(f"{folder}: no {name} file ({name}{wanted} or {_SUFFIXES[-1]})")
         if len(found) > 1:
-            names = " and ".join(path.name for path in found)
-            raise InputError(f"{folder}: {names} are both there; which one is {name}? keep one")
-    return {name: found[0] for name, found in files.items()}
+            names = " and ".join(file.name for file in found)
+            raise InputError(f"{path}: {names} are both there; which one is {name}? keep one")
+    if "train" in files:
+        return {name: found[0] for name, found in files.items()}
+    others = _other_files(path)
+    if files or len(others) != 1:
+        wanted = ", ".join(SUFFIXES[:-1])
+        single = "nor a single file of triples" if not others else f"and {len(others)} other files"
+        raise InputError(f"{path}: no train file (train{wanted} or {SUFFIXES[-1]}) {single}")
+    return {"train": others[0]}
+
+
+def needs_splits(name_or_path: str, data_dir: str | os.PathLike[str] | None) -> bool:
+    """Whether valid or test are drawn from train when this graph is loaded."""
+    _, path = locate(name_or_path, data_dir)
+    if path is None or is_prepared(path) or is_saved(path):
+        return False
+    return len(graph_files(path)) < len(SPLITS)
 
 
 def graph_name(path: Path) -> str:
@@ -161,16 +193,28 @@ def _data_folders(data_dir: str | os.PathLike[str] | None) -> list[Path]:
 def _graph_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_dir() and (_files_of(path, "train") or is_prepared(path))
-    )
+    return sorted(path for path in folder.iterdir() if path.is_dir() and _holds_graph(path))
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:
-    paths = (folder / (split + suffix) for suffix in _SUFFIXES)
+    paths = (folder / (split + suffix) for suffix in SUFFIXES)
     return [path for path in paths if path.is_file()]
+
+
+def _other_files(folder: Path) -> list[Path]:
+    """Files of a folder that may hold triples, whatever their names."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and suffix_of(path)
+        and path.name not in (ENTITY_LABELS, RELATION_LABELS)
+        and not path.name.casefold().startswith(_NO_TRIPLES)
+    )
+
+
+def _holds_graph(folder: Path) -> bool:
+    return bool(_files_of(folder, "train")) or is_prepared(folder) or len(_other_files(folder)) == 1
 
 
 def _pykeen_folder() -> Path | None:

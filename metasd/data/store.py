@@ -21,22 +21,28 @@ import pyarrow.compute as pc
 from metasd.errors import InputError
 from metasd.files import new_folder, write_text
 
+from .columns import check_columns
 from .filter_index import KnownAnswers, runs
-from .graph import SPLITS, Graph
+from .graph import Graph
 from .mapped_labels import MappedHuman, MappedLabels
+from .notes import duplicate_notes, label_notes, limit_of, split_notes
+from .numbering import are_numbers, label_order
 from .sorting import PART, IntArray, RowFile, parts, sorted_parts
 from .sources import (
     ENTITY_LABELS,
     PREPARED,
+    RELATION_LABELS,
     generate,
+    graph_files,
     graph_name,
     is_prepared,
+    is_saved,
     locate,
     source_arguments,
-    split_files,
 )
-from .splits import DEFAULT_RATIOS, check_options, draw_splits, notes_of
-from .triple_files import read_batches, read_text
+from .splits import DEFAULT_RATIOS, SPLITS, check_ratios, draw_splits
+from .text_files import read_labels
+from .triple_files import read_batches
 
 DEFAULT_MEMORY = 1 << 30
 _FORMAT = 1
@@ -59,16 +65,17 @@ def prepare(
     columns: str = "hrt",
     split_ratios: tuple[float, float, float] = DEFAULT_RATIOS,
     seed: int = 0,
+    header: bool | None = None,
     memory: int = DEFAULT_MEMORY,
 ) -> Graph:
     """Write a graph into a folder that ``load_graph`` maps into memory: for graphs of any size.
 
     Ids, triples and digest are those that ``load_graph`` gives the same data. In memory are the
-    distinct labels, 8 bytes an entity some times over, and ``memory``; of a single file that is to
-    be split, 8 bytes a triple, too.
+    distinct labels, 8 bytes an entity some times over, and ``memory``; where valid or test are
+    drawn from train, 10 bytes a triple of train, too.
 
     Args:
-        name_or_path, data_dir, columns, split_ratios, seed: as for ``load_graph``.
+        name_or_path, data_dir, columns, split_ratios, seed, header: as for ``load_graph``.
         out: the folder, which appears whole or not at all; while it is written, three times the
             size of the triples is needed beside it.
         memory: bytes for sorting.
@@ -79,48 +86,54 @@ def prepare(
     Raises:
         InputError: as ``load_graph``; or ``out`` is there already.
     """
-    check_options(columns, split_ratios)
+    check_columns(columns)
+    check_ratios(split_ratios)
     if memory < 1 << 20:
         raise InputError(f"memory must be at least 1 MiB (1048576); got {memory}")
     text, path = locate(name_or_path, data_dir)
     if path is not None and is_prepared(path):
         raise InputError(f"{path}: is prepared already")
+    if path is not None and is_saved(path):
+        raise InputError(f"{path}: was made by a run in memory, which prepare does not read")
     with new_folder(Path(out).expanduser()) as folder, ExitStack() as stack:
         files = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in SPLITS}
-        single, human = path is not None and path.is_file(), None
+        notes: list[str] = []
         if path is None:
-            name = text
-            entities, relations, generated = generate(text, seed)
-            spool = _Spool(files, entities, relations)
-            for part, rows in generated:
-                spool.write(part, rows)
+            spool = _generated(files, text, seed)
         else:
-            name = graph_name(path)
             spool = _Spool(files, pa.array([], pa.string()), pa.array([], pa.string()))
-            for part, file in ({"train": path} if single else split_files(path)).items():
-                spool.read(part, file, columns)
-            human = path / ENTITY_LABELS
-        notes = _write_triples(spool, folder, memory)
-        if single and path is not None:
-            notes.append(_split(folder, path, split_ratios, seed))
-        _write_labels(folder, "entities", spool.entities.sorted)
-        _write_labels(folder, "relations", spool.relations.sorted)
-        _write_human(folder, human, spool.entities.sorted)
-        graph = _graph(name, {key: _map(folder, key) for key in _ARRAYS[:10]}, notes, None)
-        _write_derived(graph, folder, memory)
-        description = {
+            for split, file in graph_files(path).items():
+                spool.read(split, read_batches(file, columns, header, notes))
+        entities, relations = spool.entities.sorted, spool.relations.sorted
+        notes += _write_triples(spool, folder, memory)
+        notes += label_notes(entities, relations)
+        if path is not None and (missing := [s for s in SPLITS if s not in graph_files(path)]):
+            sizes = len(entities), len(relations)
+            notes.append(_draw(folder, path, sizes, missing, split_ratios, seed))
+        _write_labels(folder, "entities", entities)
+        _write_labels(folder, "relations", relations)
+        _write_human(folder, path and path / ENTITY_LABELS, entities)
+        description: dict[str, Any] = {
             "format": _FORMAT,
-            "name": name,
-            "entities": graph.num_entities,
-            "relations": graph.num_relations,
+            "name": text if path is None else graph_name(path),
+            "entities": len(entities),
+            "relations": len(relations),
+            "entities_are_numbers": are_numbers(entities),
+            "relation_labels": _human_labels(path and path / RELATION_LABELS, relations),
             "notes": notes,
+        }
+        graph = _graph(description, {key: _map(folder, key) for key in _ARRAYS[:10]}, None)
+        splits = {split: graph.split(split) for split in SPLITS}
+        notes += split_notes(splits, graph.relations, graph.num_entities, limit_of(memory))
+        _write_derived(graph, folder, memory)
+        description |= {
             "unseen": graph.unseen,
             "digest": graph.digest,
             "files": {key: _found(folder, key) for key in _ARRAYS},
         }
         write_text(folder / PREPARED, json.dumps(description, indent=1) + "\n")
     made = Path(out).expanduser().resolve()
-    return load_prepared(made, source_arguments(str(made), None, "hrt", DEFAULT_RATIOS, 0))
+    return load_prepared(made, source_arguments("", made, "hrt", DEFAULT_RATIOS, 0, None))
 
 
 def load_prepared(folder: Path, source: dict[str, Any] | None = None) -> Graph:
@@ -141,7 +154,7 @@ def load_prepared(folder: Path, source: dict[str, Any] | None = None) -> Graph:
             if _found(folder, key) != stored["files"][key]:
                 raise InputError(f"{folder / key}.npy: missing, damaged or of another graph")
         arrays = {key: _map(folder, key) for key in _ARRAYS}
-        graph = _graph(stored["name"], arrays, stored["notes"], source)
+        graph = _graph(stored, arrays, source)
         keys, indptr, indices = (arrays[f"known_{part}"] for part in ("keys", "indptr", "indices"))
         # What a graph computes when it is first asked is there already; copies compute their own.
         graph.__dict__.update(
@@ -181,7 +194,7 @@ class _Numbers:
 
     @cached_property
     def sorted(self) -> pa.Array:
-        """The labels in code point order: by their ids."""
+        """The labels by their ids."""
         return self._labels.take(self._order)
 
     @cached_property
@@ -193,7 +206,7 @@ class _Numbers:
 
     @cached_property
     def _order(self) -> pa.Array:
-        return pc.array_sort_indices(self._labels)
+        return label_order(self._labels)
 
 
 class _Spool:
@@ -206,8 +219,8 @@ class _Spool:
         self.rows = dict.fromkeys(files, 0)
         self.entities, self.relations = _Numbers(entities), _Numbers(relations)
 
-    def read(self, split: str, path: Path, columns: str) -> None:
-        for block in _blocks(read_batches(path, columns)):
+    def read(self, split: str, batches: Iterable[pa.RecordBatch]) -> None:
+        for block in _blocks(batches):
             heads, relations, tails = (
                 [batch[name] for batch in block] for name in ("head", "relation", "tail")
             )
@@ -225,6 +238,15 @@ class _Spool:
             head, relation, tail = np.frombuffer(read, dtype=np.int32).reshape(-1, 3).T
             entity, of_relation = self.entities.ids, self.relations.ids
             yield np.stack([entity[head], of_relation[relation], entity[tail]], axis=1)
+
+
+def _generated(files: Mapping[str, IO[bytes]], text: str, seed: int) -> _Spool:
+    """The triples of a generated graph."""
+    entities, relations, generated = generate(text, seed)
+    spool = _Spool(files, entities, relations)
+    for split, rows in generated:
+        spool.write(split, rows)
+    return spool
 
 
 def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
@@ -249,18 +271,25 @@ def _write_triples(spool: _Spool, folder: Path, memory: int) -> list[str]:
             for rows in sorted_parts(triples, *sizes, folder, memory):
                 file.append(rows)
         dropped[split] = spool.rows[split] - file.rows
-    return notes_of({split: _map(folder, split) for split in SPLITS}, dropped, *sizes)
+    return duplicate_notes(dropped)
 
 
-def _split(folder: Path, path: Path, shares: tuple[float, float, float], seed: int) -> str:
-    """Deals what was written as train to the splits; returns a note."""
+def _draw(
+    folder: Path,
+    path: Path,
+    sizes: tuple[int, int],
+    missing: list[str],
+    shares: tuple[float, float, float],
+    seed: int,
+) -> str:
+    """Moves triples from train to the splits that are missing; returns a note."""
     (folder / "train.npy").rename(folder / "whole.npy")
     whole = _map(folder, "whole")
-    number, note = draw_splits(path, len(whole), shares, seed)
-    for i, split in enumerate(SPLITS):
+    number, note = draw_splits(path, whole, sizes, missing, shares, seed)
+    for split in ("train", *missing):
         with RowFile(folder / f"{split}.npy", 3) as file:
             for rows, numbers in zip(parts(whole), parts(number), strict=True):
-                file.append(rows[numbers == i])
+                file.append(rows[numbers == SPLITS.index(split)])
     (folder / "whole.npy").unlink()
     return note
 
@@ -277,7 +306,7 @@ def _write_labels(folder: Path, name: str, labels: pa.Array) -> None:
 def _write_human(folder: Path, path: Path | None, entities: pa.Array) -> None:
     """Writes human labels by entity, or none at all; of two for the same entity the last."""
     ids, texts = [np.empty(0, dtype=np.int64)], [pa.array([], pa.large_string())]
-    for block in _blocks(read_text(path, ("id", "label"))) if path and path.exists() else ():
+    for block in _blocks(read_labels(path, ("id", "label"))) if path and path.is_file() else ():
         raw, text = (
             pa.chunked_array([batch[name].dictionary_decode() for batch in block])
             for name in ("id", "label")
@@ -297,6 +326,17 @@ def _write_human(folder: Path, path: Path | None, entities: pa.Array) -> None:
         order = order[pc.array_sort_indices(human.take(pa.array(order))).to_numpy()]
     _write_labels(folder, "human", human)
     np.save(folder / "human_order.npy", order, allow_pickle=False)
+
+
+def _human_labels(path: Path | None, relations: pa.Array) -> dict[str, str]:
+    """Human label by label of relations; of two for the same relation the last."""
+    if path is None or not path.is_file():
+        return {}
+    used, human = set(relations.to_pylist()), {}
+    for batch in read_labels(path, ("id", "label")):
+        rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        human.update({raw: text for raw, text in rows if raw in used})
+    return human
 
 
 def _write_derived(graph: Graph, folder: Path, memory: int) -> None:
@@ -323,26 +363,26 @@ def _write_derived(graph: Graph, folder: Path, memory: int) -> None:
         np.save(folder / f"{name}.npy", getattr(graph, name), allow_pickle=False)
 
 
-def _graph(
-    name: str, arrays: dict[str, Any], notes: list[str], source: dict[str, Any] | None
-) -> Graph:
+def _graph(stored: dict[str, Any], arrays: dict[str, Any], source: dict[str, Any] | None) -> Graph:
+    numbers = bool(stored.get("entities_are_numbers"))
     entities, relations, human = (
-        MappedLabels(arrays[f"{kind}_text"], arrays[f"{kind}_offsets"], order)
-        for kind, order in (
-            ("entities", None),
-            ("relations", None),
-            ("human", arrays["human_order"]),
+        MappedLabels(arrays[f"{kind}_text"], arrays[f"{kind}_offsets"], order, numbers=by_length)
+        for kind, order, by_length in (
+            ("entities", None, numbers),
+            ("relations", None, False),
+            ("human", arrays["human_order"], False),
         )
     )
     return Graph(
-        name=name,
+        name=stored["name"],
         entities=entities,
         relations=list(relations),
         entity_labels=MappedHuman(entities, human) if len(human) else {},
+        relation_labels=dict(stored.get("relation_labels", {})),
         train=arrays["train"],
         valid=arrays["valid"],
         test=arrays["test"],
-        notes=tuple(notes),
+        notes=tuple(stored["notes"]),
         source=source,
     )
 

@@ -1,11 +1,8 @@
-"""Triple files, text or Parquet, as columns of labels; errors name the file and the line."""
+"""Triple files of every format as columns of labels; errors name the file and the line."""
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from metasd.errors import InputError
 
-_BLOCK = 16 << 20  # bytes of text that are parsed at once
-_ROWS = 1 << 20  # rows of Parquet likewise
-_DICTIONARY = pa.dictionary(pa.int32(), pa.large_string())
+from .columns import FIELDS, choose_columns
+from .rdf_files import read_rdf
+from .text_files import bad_labels, read_text_triples
+
+_KINDS = (".txt", ".tsv", ".csv", ".nt", ".ttl")
+SUFFIXES = (*(kind + packed for kind in _KINDS for packed in ("", ".gz")), ".parquet")
+
+_ROWS = 1 << 20  # rows of Parquet that are read at once
 
 
 class Column(NamedTuple):
@@ -36,15 +37,35 @@ class Triples(NamedTuple):
     tail: Column
 
 
-def read_triples(path: Path, columns: str) -> Triples:
-    return Triples(**whole(read_batches(path, columns)))
+def suffix_of(path: Path) -> str:
+    """The part of a name that says the format, such as ``.csv.gz``; "" if it is none that is known.
+
+    A file of another name is read like ``.tsv``.
+    """
+    name = path.name.casefold()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
-def read_batches(path: Path, columns: str) -> Iterator[pa.RecordBatch]:
-    """The rows in order, some at a time: dictionary columns ``head``, ``relation`` and ``tail``."""
-    names = {"h": "head", "r": "relation", "t": "tail"}
-    fields = [names[letter] for letter in columns]
-    return (_read_parquet if path.suffix == ".parquet" else read_text)(path, fields)
+def read_triples(path: Path, columns: str, header: bool | None, notes: list[str]) -> Triples:
+    return Triples(**whole(read_batches(path, columns, header, notes)))
+
+
+def read_batches(
+    path: Path, columns: str, header: bool | None, notes: list[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows in order, some at a time: dictionary columns ``head``, ``relation`` and ``tail``.
+
+    Args:
+        columns: the order of the columns where they have no names.
+        header: of text files, whether their first line names the columns; None: if it looks so.
+        notes: gets a line for everything unusual, at the latest when all rows are read.
+    """
+    kind = suffix_of(path).removesuffix(".gz")
+    if kind == ".parquet":
+        return _read_parquet(path, columns, notes)
+    if kind in (".nt", ".ttl"):
+        return read_rdf(path, notes, turtle=kind == ".ttl")
+    return read_text_triples(path, columns, header, notes, commas=kind == ".csv")
 
 
 def whole(batches: Iterable[pa.RecordBatch]) -> dict[str, Column]:
@@ -58,97 +79,50 @@ def whole(batches: Iterable[pa.RecordBatch]) -> dict[str, Column]:
     return columns
 
 
-def read_text(path: Path, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    rows = 0
-    try:
-        with _open(path) as file:
-            batches = pacsv.open_csv(
-                file,
-                read_options=pacsv.ReadOptions(column_names=list(fields), block_size=_BLOCK),
-                parse_options=pacsv.ParseOptions(delimiter="\t", quote_char=False),
-                convert_options=pacsv.ConvertOptions(
-                    column_types=dict.fromkeys(fields, _DICTIONARY), strings_can_be_null=False
-                ),
-            )
-            for batch in batches:
-                if any(pc.any(_bad(column.dictionary)).as_py() for column in batch.columns):
-                    raise InputError(_first_bad_line(path, len(fields)) or f"{path}: a bad field")
-                rows += len(batch)
-                if len(batch):
-                    yield batch
-        if not rows:
-            raise InputError(f"{path}: the file is empty")
-    except pa.ArrowInvalid as error:
-        line = _first_bad_line(path, len(fields))
-        raise InputError(line or f"{path}: {str(error).splitlines()[0]}") from None
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{path}: not a gzip file ({error})") from None
-    except (EOFError, zlib.error):
-        raise InputError(f"{path}: the gzip file is damaged or cut off") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+def label_batch(table: pa.Table, where: object, before: int = 0) -> pa.RecordBatch:
+    """Three columns of labels or numbers as dictionary columns.
+
+    Args:
+        table: columns ``head``, ``relation`` and ``tail``; numbers become their decimal digits.
+        where: what the table is, for errors.
+        before: the number of rows before it, for errors.
+
+    Raises:
+        InputError: a label is missing, empty, or holds a tab, a line break or NUL.
+    """
+    names = list(FIELDS.values())
+    table = table.cast(pa.schema([(name, pa.large_string()) for name in names]))
+    for name in names:
+        bad = pc.fill_null(bad_labels(table[name]), True)
+        if (row := pc.index(bad, True).as_py()) >= 0:
+            label = table[name][row].as_py()
+            what = f"{label!r} holds a tab, a line break or NUL" if label else "is empty"
+            raise InputError(f"{where}: row {before + row + 1}: {name} {what}")
+    columns = [table[name].combine_chunks().dictionary_encode() for name in names]
+    arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+    return pa.RecordBatch.from_arrays(arrays, names)
 
 
-def _read_parquet(path: Path, fields: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _read_parquet(path: Path, columns: str, notes: list[str]) -> Iterator[pa.RecordBatch]:
     rows = 0
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if len(names) != len(fields):
-                raise InputError(f"{path}: {len(names)} columns, wanted {len(fields)}")
-            names = names if set(names) == set(fields) else list(fields)
-            schema = pa.schema([(name, pa.large_string()) for name in names])
-            for batch in file.iter_batches(_ROWS):
-                table = pa.Table.from_batches([batch]).rename_columns(names).cast(schema)
-                for name in fields:
-                    bad = pc.fill_null(_bad(table[name]), True)
-                    if (row := pc.index(bad, True).as_py()) >= 0:
-                        label = table[name][row].as_py()
-                        what = (
-                            f"{label!r} holds a tab, a line break or NUL" if label else "is empty"
-                        )
-                        raise InputError(f"{path}: row {rows + row + 1}: {name} {what}")
-                rows += len(table)
-                columns = [table[name].combine_chunks().dictionary_encode() for name in names]
+            places = choose_columns(names, columns, path)
+            if len(names) > 3:
+                left = [name for i, name in enumerate(names) if i not in places]
+                shown = ", ".join(left[:6])
+                notes.append(f"{path.name}: {len(left)} columns are not read ({shown})")
+            wanted = [names[place] for place in places] if len(names) > 3 else None
+            for batch in file.iter_batches(_ROWS, columns=wanted):
+                table = pa.Table.from_batches([batch])
+                order = places if wanted is None else [table.column_names.index(n) for n in wanted]
                 if len(table):
-                    yield pa.RecordBatch.from_arrays(columns, names)
-    except (OSError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+                    named = table.select(order).rename_columns(list(FIELDS.values()))
+                    yield label_batch(named, path, rows)
+                rows += len(table)
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or ["damaged"])[0]
         raise InputError(f"{path}: not a Parquet file of text columns ({reason})") from None
     if not rows:
         raise InputError(f"{path}: the file has no triples")
-
-
-def _bad(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Which of them are empty, or could not be written in a line of a file with tabs."""
-    return pc.match_substring_regex(labels, r"^$|[\t\n\r\x00]")
-
-
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-def _first_bad_line(path: Path, width: int) -> str:
-    """What is wrong with the first line that is not ``width`` UTF-8 fields; "" if none is."""
-    empty = True
-    with io.TextIOWrapper(_open(path), encoding="latin-1") as file:  # any byte, any line end
-        for number, text in enumerate(file, start=1):
-            line = text.encode("latin-1").removesuffix(b"\n")
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            fields = line.split(b"\t")
-            if not line:
-                continue
-            empty = False
-            if len(fields) != width:
-                count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
-                return f"{path}: line {number}: {count}, wanted {width} separated by tabs"
-            if not all(fields):
-                return f"{path}: line {number}: field {fields.index(b'') + 1} is empty"
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return f"{path}: line {number}: not UTF-8 text"
-            if b"\0" in line:
-                return f"{path}: line {number}: a label holds NUL"
-    return f"{path}: the file is empty" if empty else ""

@@ -23,6 +23,7 @@ class Vocabulary:
         entities: raw labels as in the data; the index is the id.
         relations: likewise, without inverse relations.
         entity_labels: raw label -> human label, for the entities that have one.
+        relation_labels: likewise.
 
     Entities are a list and their labels a dict; or both stay in a file (``mapped_labels``), and so
     does what is made of them here.
@@ -31,6 +32,7 @@ class Vocabulary:
     entities: Sequence[str]
     relations: list[str]
     entity_labels: Mapping[str, str] = field(default_factory=dict)
+    relation_labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_entities(self) -> int:
@@ -85,42 +87,54 @@ class Vocabulary:
         return find_label(text, self.entities, found, human, near)
 
     def relation_id(self, text: str) -> int:
-        """The id of a relation given by its label; InputError with the nearest names otherwise."""
+        """The id of a relation, given like an entity; InputError with the nearest names if none."""
         raw = self.relation_to_id.get(text)
         found = [] if raw is None else [raw]
-        return find_label(text, self.relations, found, [], self.relations, "relation")
+        names = [self.relation_labels.get(raw, "") for raw in self.relations]
+        human = [i for i, name in enumerate(names) if name == text and not found]
+        near = chain(self.relations, filter(None, names))
+        return find_label(text, self.relations, found, human, near, "relation")
 
     def entity_name(self, entity: int) -> str:
         """The human label of an entity where there is one, else the raw label."""
         raw = self.entities[entity]
         return self.entity_labels.get(raw, raw)
 
+    def relation_name(self, relation: int) -> str:
+        """The human label of a relation where there is one, else the raw label."""
+        raw = self.relations[relation]
+        return self.relation_labels.get(raw, raw)
+
     def save_vocabulary(self, folder: str | os.PathLike[str]) -> None:
         """Write ``entities.tsv`` and ``relations.tsv``, each whole or not at all.
 
-        Lines are ``id<TAB>label``; where the graph has human labels, entities get a third column,
-        empty for those without one.
+        Lines are ``id<TAB>label``; where there are human labels, a third column has them, empty for
+        those without one.
 
         Raises:
             InputError: a label holds a tab, a line break or NUL.
         """
-        _check_labels(self.relations, "relation")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_lines(folder / "entities.tsv", self._entity_lines())
-        relations = (f"{i}\t{raw}" for i, raw in enumerate(self.relations))
+        of_entities = self.human_labels() if self.entity_labels else None
+        of_relations = None
+        if self.relation_labels:
+            of_relations = (self.relation_labels.get(raw, "") for raw in self.relations)
+        relations = list(_lines(self.relations, of_relations, "relation"))
+        write_lines(folder / "entities.tsv", _lines(self.entities, of_entities, "entity"))
         write_lines(folder / "relations.tsv", relations)
 
-    def _entity_lines(self) -> Iterator[str]:
-        human = self.human_labels() if self.entity_labels else None
-        for i, raw in enumerate(self.entities):
-            _check_labels([raw], "entity")
-            line = f"{i}\t{raw}"
-            if human is not None:
-                label = next(human)
-                _check_labels([label], "human label")
-                line += f"\t{label}"
-            yield line
+
+def _lines(labels: Sequence[str], human: Iterator[str] | None, what: str) -> Iterator[str]:
+    """Lines of a file of labels."""
+    for i, raw in enumerate(labels):
+        _check_label(raw, what)
+        line = f"{i}\t{raw}"
+        if human is not None:
+            label = next(human)
+            _check_label(label, "human label")
+            line += f"\t{label}"
+        yield line
 
 
 def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
@@ -130,8 +144,13 @@ def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
         InputError: a file is missing, or a line is not ``id<TAB>label`` with ids 0, 1, 2, ...
     """
     entities, human = _read_ids(Path(folder) / "entities.tsv")
-    relations, _ = _read_ids(Path(folder) / "relations.tsv")
-    return Vocabulary(entities=entities, relations=relations, entity_labels=human)
+    relations, of_relations = _read_ids(Path(folder) / "relations.tsv")
+    return Vocabulary(
+        entities=entities,
+        relations=relations,
+        entity_labels=human,
+        relation_labels=of_relations,
+    )
 
 
 def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
@@ -154,7 +173,6 @@ def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
     return labels, human
 
 
-def _check_labels(labels: Sequence[str], what: str) -> None:
-    for label in labels:
-        if any(mark in label for mark in "\t\n\r\0"):
-            raise InputError(f"{what} {label!r} holds a tab, a line break or NUL")
+def _check_label(label: str, what: str) -> None:
+    if any(mark in label for mark in "\t\n\r\0"):
+        raise InputError(f"{what} {label!r} holds a tab, a line break or NUL")

@@ -18,7 +18,7 @@ from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
 from metasd.models import Scoring
 from metasd.models.model import Model
-from metasd.training.run import Run
+from metasd.training.run import Run, RunFolder
 
 from .encode import DENSE, FORMATS, check_formats, encode
 
@@ -183,7 +183,8 @@ def _assemble(
     if graph is not None:
         triples = np.concatenate([graph.train, graph.valid, graph.test])
         kept = KnownAnswers.of_triples(triples, num_entities, num_relations)
-        about = {"graph": {"name": graph.name, "digest": graph.digest}, **about}
+        found = {"name": graph.name, "digest": graph.digest, "source": graph.source}
+        about = {"graph": found, **about}
     table = codec.encode(entities)
     table.check_width()
     return CompressedModel(
@@ -192,7 +193,7 @@ def _assemble(
         table,
         codec.of_relations.encode(relations),
         Labels.of(vocabulary.entities, vocabulary.entity_labels, "entity"),
-        Labels.of(vocabulary.relations, {}, "relation"),
+        Labels.of(vocabulary.relations, vocabulary.relation_labels, "relation"),
         kept,
         about=about,
     )
@@ -279,6 +280,7 @@ def _about_run(run: Run) -> dict[str, Any]:
         if split in run.metrics
     }
     return {
+        "graph": RunFolder(run.path).graph_description(),
         "metrics": metrics,
         "protocol": run.metrics.get("protocol", {}),
         "training": run.config.flat(),

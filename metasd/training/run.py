@@ -18,7 +18,8 @@ from metasd.compressed.model import CompressedModel
 from metasd.config import Config
 from metasd.data.filter_index import KnownAnswers
 from metasd.data.graph import Graph
-from metasd.data.load import load_graph
+from metasd.data.load import load_source
+from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
 from metasd.files import write_text
@@ -35,6 +36,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.graph = self.path / "graph.json"
         self.warm_start = self.path / "warm_start.json"
+        self.triples = self.path / "graph"  # of a graph made in memory
         self.history = self.path / "history.jsonl"
         self.metrics = self.path / "metrics.json"
         self.checkpoints = self.path / "checkpoints"
@@ -69,6 +71,8 @@ class RunFolder:
             new.checkpoints.mkdir(parents=True)
             config.save(new.config)
             graph.save_vocabulary(new.path)
+            if graph.source is None:
+                save_graph(graph, new.triples)
             description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
             write_text(new.graph, json.dumps(description, indent=1) + "\n")
             if warm_start is not None:
@@ -123,19 +127,14 @@ class RunFolder:
 
         `moved`: its name or path, if that is no longer what it was.
         """
-        description = self._graph_description()
-        source = dict(description["source"] or {})
-        if moved is not None:
-            source["name_or_path"] = moved
-        if not source:
+        description = self.graph_description()
+        if description["source"] is None and moved is None:
             raise InputError(
                 f"{self.path} was trained on a graph made in memory ({description['name']}), which "
                 "cannot be loaded again: pass it as `graph`"
             )
-        if data_dir is not None:
-            source["data_dir"] = data_dir
         try:
-            graph = load_graph(**source)
+            graph = load_source(description["source"] or {}, description["name"], data_dir, moved)
         except InputError as error:
             hint = "" if moved else f"; say by --graph where the graph of {self.path} is now"
             raise InputError(f"{error}{hint}") from None
@@ -143,17 +142,21 @@ class RunFolder:
         return graph
 
     def check_graph(self, graph: Graph) -> None:
-        description = self._graph_description()
+        description = self.graph_description()
         if graph.digest != description["digest"]:
             raise InputError(
                 f"{self.path} was trained on another graph: {graph.name} has digest "
                 f"{graph.digest[:12]}, {description['name']} had {description['digest'][:12]}"
             )
 
-    def _graph_description(self) -> dict[str, Any]:
+    def graph_description(self) -> dict[str, Any]:
+        """The graph's name and digest, and its source: what `load_source` takes, or None."""
         try:
-            description = json.loads(self.graph.read_text(encoding="utf-8"))
-            return {key: description[key] for key in ("name", "digest", "source")}
+            stored = json.loads(self.graph.read_text(encoding="utf-8"))
+            name, digest, source = (stored[key] for key in ("name", "digest", "source"))
+            if source is None and self.triples.exists():
+                source = {"name_or_path": str(self.triples.resolve())}
+            return {"name": str(name), "digest": str(digest), "source": source and dict(source)}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self.graph}: missing or damaged") from None
 

@@ -75,7 +75,7 @@ def test_bad_files_are_named_with_their_line(
         (["train", "--config", "none.yaml"], "none.yaml"),
         (["train", "--run", ""], "needs a name"),
         (["train", "--split-ratios", "1,2"], "three shares"),
-        (["train", "--split-ratios", "0.8,0.1,0.1"], "a graph in a single file; got families"),
+        (["train", "--split-ratios", "0.8,0.1,0.1"], "files without valid or test; got families"),
         (["train", "--columns", "hhh"], "permutation"),
         (["resume", "nowhere"], "not a run folder"),
         (["evaluate", "nowhere"], "not a run folder"),

@@ -107,7 +107,7 @@ def test_parquet_numbers_become_labels(tmp_path: Path) -> None:
         pq.write_table(
             pa.table({"a": [1, 2], "b": [7, 7], "c": [2, 10]}), tmp_path / f"{name}.parquet"
         )
-    assert load_graph(tmp_path).entities == ["1", "10", "2"]
+    assert load_graph(tmp_path).entities == ["1", "2", "10"]
 
 
 def test_odd_labels_survive(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_duplicates_are_dropped_and_noted(tmp_path: Path) -> None:
 
 def test_triples_that_are_in_train_too_are_noted(tmp_path: Path) -> None:
     graph = load_graph(write_folder(tmp_path, valid=[*VALID, TRAIN[0]], test=[*TEST, *TRAIN[:2]]))
-    assert graph.notes == ("1 valid and 2 test triples are in train, too; they count",)
+    assert graph.notes[0] == ("1 of 2 valid and 2 of 3 test triples are in train, too; they count")
 
 
 def test_unseen_entities_and_relations_are_kept_and_counted(tmp_path: Path) -> None:
@@ -187,17 +187,25 @@ def test_single_file_is_split_reproducibly(tmp_path: Path) -> None:
     assert a.digest == b.digest
     held_out = max(1, round(0.05 * len(rows)))
     assert [len(a.split(name)) for name in ("valid", "test")] == [held_out, held_out]
+    assert min(*a.entity_counts, *a.relation_counts) > 0
     parts = [rows_of(a, name) for name in ("train", "valid", "test")]
     assert set.union(*parts) == set(rows)
     assert sum(map(len, parts)) == len(rows)
-    assert a.notes == ("one file, split 0.9/0.05/0.05 with seed 0",)
+    assert a.notes[0] == (
+        f"{held_out} valid triples and {held_out} test triples were drawn from {len(rows)} with "
+        "seed 0; train keeps every entity and relation"
+    )
     assert load_graph(tmp_path / "a.tsv", seed=1).digest != a.digest
 
 
 def test_single_file_shares(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(text_of(TRAIN))
     graph = load_graph(tmp_path / "a.tsv", split_ratios=(0.5, 0.25, 0.25))
-    assert [len(graph.split(name)) for name in ("train", "valid", "test")] == [2, 1, 1]
+    assert [len(graph.split(name)) for name in ("train", "valid", "test")] == [3, 0, 1]
+    assert graph.notes[0] == (
+        "0 valid triples and 1 test triples were drawn from 4 with seed 0, not 2: train would lack "
+        "entities or relations without the others"
+    )
     graph = load_graph(tmp_path / "a.tsv", split_ratios=(1.0, 0.0, 0.0))
     assert [len(graph.split(name)) for name in ("train", "valid", "test")] == [4, 0, 0]
     (tmp_path / "two.tsv").write_bytes(text_of(TRAIN[:2]))
@@ -274,10 +282,10 @@ def test_bad_gzip(tmp_path: Path) -> None:
         load_graph(folder)
 
 
-def test_missing_split(tmp_path: Path) -> None:
+def test_missing_train(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
-    (folder / "valid.txt").unlink()
-    with pytest.raises(InputError, match=r"no valid file \(valid\.txt, \.tsv, .* or \.parquet\)$"):
+    (folder / "train.txt").unlink()
+    with pytest.raises(InputError, match=r"no train file \(train\.txt, .* or \.parquet\)"):
         load_graph(folder)
 
 

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import metasd
 from metasd.data.graph import SPLITS, Graph
 from metasd.data.load import load_graph
 from metasd.data.mapped_labels import MappedIds, MappedLabels
@@ -26,6 +25,7 @@ from metasd.data.powerlaw import PowerLaw
 from metasd.data.sorting import RowFile, count_shared, sorted_parts, sorted_unique
 from metasd.data.sources import known_graphs
 from metasd.data.store import prepare
+from metasd.data.triple_files import read_batches
 from metasd.data.vocabulary import load_vocabulary
 from metasd.errors import InputError
 
@@ -85,7 +85,7 @@ def check_same(made: Graph, expected: Graph) -> None:
 @pytest.mark.parametrize("memory", [MIB, 1 << 30])
 def test_a_folder(folder: Path, tmp_path: Path, memory: int) -> None:
     expected = load_graph(folder)
-    assert len(expected.notes) == 3
+    assert len(expected.notes) == 4
     assert all(expected.unseen[name] for name in ("entities", "valid", "test"))
     made = prepare(folder, tmp_path / "out" / "talk", memory=memory)
     check_same(made, expected)
@@ -98,13 +98,13 @@ def test_a_folder(folder: Path, tmp_path: Path, memory: int) -> None:
 def test_small_blocks(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = load_graph(folder)
     assert expected.digest
-    monkeypatch.setattr("metasd.data.triple_files._BLOCK", 5000)
+    monkeypatch.setattr("metasd.data.text_files._BLOCK", 5000)
     monkeypatch.setattr("metasd.data.store._BLOCK", 300)
     for module in ("sorting", "graph", "mapped_labels", "store"):
         monkeypatch.setattr(f"metasd.data.{module}.PART", 100)
     monkeypatch.setattr("metasd.data.sorting._SORTING", 1 << 14)
     check_same(prepare(folder, tmp_path / "out", memory=MIB), expected)
-    assert len(list(metasd.data.store.read_batches(folder / "train.txt", "hrt"))) > 5
+    assert len(list(read_batches(folder / "train.txt", "hrt", None, []))) > 5
 
 
 @pytest.mark.parametrize("kind", ["tsv.gz", "parquet"])
