@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _EPOCHS = 0.15
-"""Share of the old run's epochs. 3 in place of 20 come within .01 of the MRR of training anew."""
+"""Share of the old run's epochs: see benchmarks/results/growth.json."""
 _COMPACT_LR = 0.5
 """Times the old run's `compact.lr`, which moves weights too far for so few epochs."""
 
