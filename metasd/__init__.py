@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from metasd.models.base import Scoring
     from metasd.models.model import Model
     from metasd.training.run import Run
-    from metasd.training.trainer import Interrupted, resume, train
+    from metasd.training.stop_signal import Interrupted
+    from metasd.training.trainer import resume, train
 
 _MODULES = {
     "CompressedModel": "compressed.model",
     "Config": "config",
     "Graph": "data.graph",
     "InputError": "errors",
-    "Interrupted": "training.trainer",
+    "Interrupted": "training.stop_signal",
     "Model": "models.model",
     "Run": "training.run",
     "Scoring": "models.base",

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -113,6 +114,21 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
             file.writelines(line + "\n" for line in lines)
 
     write_atomically(path, write)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file of JSON lines, none without the file; a line cut short ends it."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
 
 
 def write_text(path: Path, text: str) -> None:

@@ -61,7 +61,7 @@ def sweep(
     """Train the runs of a study, and measure MRR and bytes."""
     from metasd.experiments.study import Study
     from metasd.experiments.sweep import run_study
-    from metasd.training.trainer import Interrupted
+    from metasd.training.stop_signal import Interrupted
 
     folder = out or Path("runs") / study.stem
     try:
@@ -82,7 +82,7 @@ def search(
 ) -> None:
     """Search for the settings with the best valid metric."""
     from metasd.experiments.search import Search, run_search
-    from metasd.training.trainer import Interrupted
+    from metasd.training.stop_signal import Interrupted
 
     folder = out or Path("runs") / file.stem
     searched = Search.load(file)

@@ -170,7 +170,7 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
     """Trains to the end, or says in one line how to continue."""
     from metasd import distributed
     from metasd.kernels import CollectiveError
-    from metasd.training.trainer import Interrupted
+    from metasd.training.stop_signal import Interrupted
 
     try:
         finished = start()

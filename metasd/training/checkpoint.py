@@ -58,7 +58,7 @@ def frozen_settings(config: Config) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.flat().items()
-        if key not in free and not key.startswith("checkpoint.")
+        if key not in free and not key.startswith(("checkpoint.", "tune."))
     }
 
 

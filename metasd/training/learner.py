@@ -1,9 +1,12 @@
 """What learns in a run: the model, its step, and the order of its batches."""
 
 import math
-from collections.abc import Callable
+import statistics
+import time
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from metasd import _C
 from metasd.config import Config
@@ -20,6 +23,9 @@ from . import schedule
 from .checkpoint import Checkpoint, Layout, restore_model
 from .step import Batch, Step
 from .warm_start import WarmStart, take_source
+
+_TIMED, _TIMED_SECONDS = 10, 2.0
+"""Steps that are timed, and after how many seconds no other begins."""
 
 
 class Learner:
@@ -108,11 +114,24 @@ class Learner:
         quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
         return lambda at: (step.batch(*triples.columns(at)), step.batch(*quiz.columns(at)))
 
-    def steps(self, epoch: int, count: int) -> None:
-        """Trains the first `count` steps of an epoch, at the rate that they have in a run."""
+    def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Trains the steps of an epoch at the rates that they have in a run; yields losses."""
         self.update_masks(epoch)
         phase, batches = schedule.phase(self.config, epoch), self.batches(epoch)
-        for step in range(count):
+        for step in range(self.steps_per_epoch):
             done = epoch + step / self.steps_per_epoch
             self.step.set_lr_factor(schedule.lr_factor(self.config, epoch, done))
-            self.step(phase, *batches(step))
+            yield self.step(phase, *batches(step))
+
+    def seconds_per_step(self, epoch: int) -> float:
+        """The median time of some of an epoch's steps, which it trains: those of a second or so."""
+        times: list[float] = []
+        start = last = time.perf_counter()
+        for losses in self.steps(epoch):
+            float(next(iter(losses.values())))  # waits for a GPU
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
+            if len(times) > _TIMED or now - start > _TIMED_SECONDS:
+                break
+        return statistics.median(times[1:] or times)  # the first one warms up

@@ -22,7 +22,7 @@ from metasd.data.load import load_source
 from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
-from metasd.files import write_text
+from metasd.files import read_json_lines, write_text
 from metasd.models.model import Model
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
@@ -37,6 +37,7 @@ class RunFolder:
         self.graph = self.path / "graph.json"
         self.warm_start = self.path / "warm_start.json"
         self.triples = self.path / "graph"  # of a graph made in memory
+        self.tuning = self.path / "tuning.jsonl"
         self.history = self.path / "history.jsonl"
         self.metrics = self.path / "metrics.json"
         self.checkpoints = self.path / "checkpoints"
@@ -91,17 +92,7 @@ class RunFolder:
 
     def read_history(self) -> list[dict[str, Any]]:
         """The complete lines: a line cut short by a kill is dropped (its epoch is run again)."""
-        if not self.history.exists():
-            return []
-        records = []
-        for line in self.history.read_text(encoding="utf-8").splitlines(keepends=True):
-            if not line.endswith("\n"):
-                break
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        return read_json_lines(self.history)
 
     def truncate_history(self, epochs: int) -> None:
         """Drops what was written after the checkpoint that training continues from."""

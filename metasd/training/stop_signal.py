@@ -7,6 +7,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
+class Interrupted(Exception):
+    """Training was asked to stop; the disk has everything up to the last whole step."""
+
+
 class Signals:
     """Turns the first SIGINT or SIGTERM into a flag; a second one interrupts at once."""
 

@@ -35,13 +35,10 @@ from .checkpoint import (
 from .learner import Learner
 from .progress import Progress
 from .run import Run, RunFolder, free_run_dir
-from .stop_signal import Signals
+from .stop_signal import Interrupted, Signals
 from .tensorboard import Events
+from .tune import by_rules, settled
 from .warm_start import WarmStart
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; a checkpoint holds everything up to the last whole step."""
 
 
 def train(
@@ -79,6 +76,7 @@ def train(
     if not isinstance(config, Config):
         config = (start.config if start else Config()).override(config or {})
     graph = as_graph(graph)
+    config = by_rules(graph, config)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
     trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
@@ -86,6 +84,11 @@ def train(
     if processes.is_main:
         folder.create(graph, config, start.record(graph) if start else None)
     with _alone_in(folder, processes):
+        if config.tune.settings:
+            del trainer  # its memory
+            config = _settle(graph, config, folder, processes)
+            trainer = Trainer(graph, config, folder, processes)
+            trainer.begin(start)
         return trainer.run()
 
 
@@ -123,6 +126,8 @@ def resume(
     else:
         graph = folder.load_graph(data_dir, graph)
     with _alone_in(folder, processes):
+        if config.tune.settings:  # stopped while they were chosen
+            config = _settle(graph, config, folder, processes)
         trainer = Trainer(graph, config, folder, processes)
         if folder.last.exists() or folder.best.exists() or folder.metrics.exists():
             trainer.restore(Checkpoint.load(folder.last, layout=trainer.layout))
@@ -136,6 +141,16 @@ def resume(
         if settings and processes.is_main:
             config.save(folder.config)
         return trainer.run()
+
+
+def _settle(graph: Graph, config: Config, folder: RunFolder, processes: ProcessGrid) -> Config:
+    """The config with nothing left to choose; several processes keep what the rules say."""
+    if processes is SINGLE_PROCESS:
+        config = settled(graph, config, folder.tuning)
+    config = config.override({"tune.settings": []})
+    if processes.is_main:
+        config.save(folder.config)
+    return config
 
 
 def _alone_in(folder: RunFolder, processes: ProcessGrid) -> AbstractContextManager[None]:

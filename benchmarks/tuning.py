@@ -1,0 +1,136 @@
+"""How good are the settings that `metasd train` chooses? Against a search of 60 trials.
+
+python benchmarks/tuning.py GRAPH... [--set key=value] [--trials 60]
+
+For every graph, at the same rank and epochs and for the source alone: what the rules say, what
+the search on valid finds, and the best of the trials, which draw regularizer weight, relation
+prediction weight and learning rate at random. After a fifth of the epochs the better third of the
+trials goes on, after half of them the better third of these. Valid chooses, test is read once for
+each of the three. Results go to benchmarks/results/tuning.json, by graph.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import metasd
+from metasd.config import Config
+from metasd.data.graph import Graph
+from metasd.environment import measured_on
+from metasd.evaluation import evaluate
+from metasd.files import write_text
+from metasd.training.learner import Learner
+from metasd.training.tune import by_rules, settled
+
+RESULTS = Path(__file__).with_name("results") / "tuning.json"
+RUNGS = (0.2, 0.5, 1.0)
+
+
+@dataclass
+class Trial:
+    """A learner that goes on where it stopped."""
+
+    settings: dict[str, float]
+    learner: Learner
+    epochs: int = 0
+    seconds: float = 0.0
+
+    def train(self, epochs: int) -> "Trial":
+        start = time.perf_counter()
+        for epoch in range(self.epochs, epochs):
+            for _ in self.learner.steps(epoch):
+                pass
+        self.epochs, self.seconds = epochs, self.seconds + time.perf_counter() - start
+        return self
+
+    def mrr(self, graph: Graph, split: str) -> float:
+        if not bool(self.learner.model.entities.isfinite().all()):
+            return 0.0
+        return float(evaluate(self.learner.model.source, graph, split)["mrr"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("graphs", nargs="+")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--columns", default="hrt")
+    arguments = parser.parse_args()
+    for name in arguments.graphs:
+        graph = metasd.load_graph(name, columns=arguments.columns)
+        found = measured(graph, arguments.set, arguments.trials)
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        results[graph.name] = found
+        write_text(RESULTS, json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+        print(json.dumps({graph.name: found}), flush=True)
+
+
+def measured(graph: Graph, settings: list[str], trials: int) -> dict[str, Any]:
+    asked = Config().override({"train.objective": "dense"}).override(settings)
+    rules = by_rules(graph, asked)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = settled(graph, rules, Path(folder) / "tuning.jsonl")
+    seconds = time.perf_counter() - start
+    fixed = rules.override({"tune.settings": []})
+    ruled, searched = (run_of(graph, config, {}) for config in (fixed, chosen))
+    best = best_of(graph, fixed, trials)
+    return {
+        "entities": graph.num_entities,
+        "relations": graph.num_relations,
+        "train": len(graph.train),
+        "rank": fixed.model.rank,
+        "epochs": fixed.train.epochs,
+        "search_seconds": seconds,
+        "training_seconds": searched.seconds,
+        **{
+            name: {
+                "settings": {
+                    key: trial.learner.config.flat()[key]
+                    for key in ("regularizer.weight", "relation_prediction.weight", "train.lr")
+                },
+                **{split: trial.mrr(graph, split) for split in ("valid", "test")},
+            }
+            for name, trial in (("rules", ruled), ("search", searched), ("best", best))
+        },
+        "trials": trials,
+        **measured_on(),
+    }
+
+
+def run_of(graph: Graph, config: Config, settings: dict[str, float]) -> Trial:
+    return Trial(settings, Learner(graph, config.override(settings))).train(config.train.epochs)
+
+
+def best_of(graph: Graph, config: Config, count: int) -> Trial:
+    """The best on valid of trials drawn at random."""
+    random = np.random.default_rng(0)
+
+    def draw(low: float, high: float) -> float:
+        return math.exp(random.uniform(math.log(low), math.log(high)))
+
+    trials = []
+    for _ in range(count):
+        relation = draw(0.02, 6)
+        settings = {
+            "regularizer.weight": draw(0.001, 0.3),
+            "relation_prediction.weight": 0.0 if relation < 0.05 else relation,
+            "train.lr": draw(0.03, 0.3),
+        }
+        trials.append(Trial(settings, Learner(graph, config.override(settings))))
+    for share in RUNGS:
+        epochs = max(round(share * config.train.epochs), 1)
+        trials.sort(key=lambda trial: -trial.train(epochs).mrr(graph, "valid"))
+        trials = trials[: math.ceil(len(trials) / 3)]
+    return trials[0]
+
+
+if __name__ == "__main__":
+    main()
