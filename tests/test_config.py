@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metasd.config import PRESETS, Config, preset
+from metasd.config import PRESETS, TUNABLE, Config, preset
 from metasd.errors import InputError
 
 
@@ -53,11 +53,9 @@ def test_a_source_has_a_share_of_the_epochs(epochs: int, warmup: int) -> None:
 
 
 def test_a_compact_model_needs_an_epoch_too() -> None:
-    with pytest.raises(
-        InputError, match=r"= 0\.75 leaves the compact model none of train\.epochs = 1"
-    ):
-        preset().override(["train.epochs=1"])
+    assert preset().override(["train.epochs=1"]).warmup_epochs == 1  # a share may leave it none
     for setting, message in (
+        ("compact.warmup_epochs=200", r"warmup_epochs = 200 leaves the compact model none"),
         ("compact.warmup_epochs=1.5", r"compact\.warmup_epochs: must be whole, or .*; got 1\.5"),
         ("compact.warmup_epochs=yes", r"compact\.warmup_epochs: must be a number; got True"),
         ("compact.warmup_epochs=.nan", r"compact\.warmup_epochs: .*finite number; got nan"),
@@ -126,3 +124,23 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert str(path) in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         Config.load(tmp_path / "none.yaml")
+
+
+def test_settings_that_are_given_are_not_chosen_for_the_graph() -> None:
+    assert preset().tune.settings == list(TUNABLE)
+    given = preset().override({"model.rank": 64, "regularizer.weight": 0.1})
+    assert given.tune.settings == [
+        k for k in TUNABLE if k not in ("model.rank", "regularizer.weight")
+    ]
+    assert Config(**given.flat()) == given  # a list that is given stands
+    assert preset("metasd").tune.settings == []
+    again = preset("metasd").override(["regularizer.weight=auto", "train.lr=0.2"])
+    assert again.tune.settings == ["regularizer.weight"]
+    assert given.override({"tune.settings": []}).model.rank == 64
+    for setting, message in (
+        ("tune.settings=[lr]", r"tune\.settings: may hold model\.rank, .*; got 'lr'"),
+        ("tune=3", "tune is a section"),
+        ("eval.every=auto", r"eval\.every: .*got 'auto'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            preset().override([setting])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from metasd.errors import InputError
+
 from .options import (
     Columns,
     DataDir,
@@ -73,6 +75,14 @@ def train(
         ),
     ] = None,
     from_: ContinueFrom = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time for choosing what is not set, such as 10m or 2h; 0: by rules alone.",
+            show_default="somewhat less than the training",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
     split_ratios: SplitRatios = None,
@@ -88,12 +98,15 @@ def train(
     from metasd.data.load import load_graph
     from metasd.environment import training_device
     from metasd.training import trainer
-    from metasd.training.estimate import estimate
+    from metasd.training.estimate import estimate, timing
     from metasd.training.run import RunFolder, free_run_dir
+    from metasd.training.tune import by_rules
     from metasd.training.warm_start import WarmStart, check_source
 
     start = WarmStart.load(from_) if from_ is not None else None
     settings = _settings(preset, config, set_ or [], start)
+    if budget is not None:
+        settings = settings.override({"tune.budget": _minutes(budget)})
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     training_device(settings.train.device)
@@ -101,17 +114,20 @@ def train(
     data = load_graph(graph, data_dir, columns=columns, split_ratios=ratios, header=header)
     if start is not None:
         start.check(settings, data)
+    settings = by_rules(data, settings)
     if dry_run:
         check_source(settings, data)
-        record = estimate(data, settings)
+        record = {**estimate(data, settings), "seconds, about": timing(data, settings)}
         print_record({**record, "notes": list(data.notes)} if as_json else record, as_json)
         if not as_json:
             print_notes(data)
         return
     path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
-    if not as_json:
+    if not as_json and processes.is_main:
         _describe(data, path, start)
+        if processes.shards == processes.replicas == 1:
+            _announce(settings, timing(data, settings))
     _train(
         lambda: trainer.train(data, settings, path, continue_from=start, processes=processes),
         path,
@@ -154,6 +170,29 @@ def _settings(
     if file is not None:
         config = config.override(Config.read(file))
     return config.override(settings)
+
+
+def _minutes(text: str) -> float:
+    """A time such as 90s, 10m or 2h; without a unit, minutes."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in {"s", "m", "h"} else (text, "m")
+    try:
+        return float(number) * {"s": 1 / 60, "m": 1, "h": 60}[unit]
+    except ValueError:
+        raise InputError(f"--budget takes a time such as 10m or 2h; got {text!r}") from None
+
+
+def _announce(config: "Config", seconds: dict[str, float]) -> None:
+    """How long the run will take, and what is chosen in it."""
+    from metasd.training.progress import duration
+
+    search = (
+        f", {duration(seconds['search'])} of it to choose settings" if seconds["search"] else ""
+    )
+    print(f"about {duration(seconds['total'])} on this machine{search}")
+    if config.tune.settings:
+        flat = config.flat()
+        chosen = ", ".join(f"{key} {flat[key]:g}" for key in config.tune.settings)
+        print(f"chosen for the graph{' to begin with' if search else ''}: {chosen}", flush=True)
 
 
 def _processes(shards: int | None, replicas: int) -> "ProcessGrid":

@@ -23,6 +23,7 @@ from metasd.evaluation import evaluate
 from metasd.export.compress import compress
 from metasd.files import lock, write_text
 from metasd.models.masks import draw_masks
+from metasd.training.progress import duration
 from metasd.training.run import Run, RunFolder
 from metasd.training.trainer import resume, train
 
@@ -126,10 +127,7 @@ def time_left(seconds: float, done: float, total: float) -> str:
     left = seconds * (total - done) / done
     if left <= 0:
         return ""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if left >= 1.5 * size:
-            return f"; about {left / size:.{1 if unit == 'h' else 0}f} {unit} left"
-    return f"; about {max(left, 1):.0f} s left"
+    return f"; about {duration(left)} left"
 
 
 def _log(line: str) -> None:
@@ -184,21 +182,29 @@ def finished_run(graph: Graph, config: Config, path: Path) -> Run:
 
 
 def _same(one: Config, other: Config) -> bool:
-    """Whether both give the same weights: checkpoints and the folder of a source may differ."""
+    """Whether both give the same weights: checkpoints and the folder of a source may differ.
+
+    What one of them leaves to be chosen for the graph is the same as anything.
+    """
+
+    chosen = {*one.tune.settings, *other.tune.settings}  # by the run itself, from the graph
 
     def made(config: Config) -> dict[str, Any]:
-        flat = {k: v for k, v in config.flat().items() if not k.startswith("checkpoint.")}
+        flat = {k: v for k, v in config.flat().items() if k not in chosen}
         source = flat["compact.source"]
-        return {**flat, "compact.source": source and Path(source).name}
+        made = {k: v for k, v in flat.items() if not k.startswith(("checkpoint.", "tune."))}
+        return {**made, "compact.source": source and Path(source).name}
 
     return made(one) == made(other)
 
 
 def _record(run: Run, name: str, seed: int, config: Config) -> dict[str, Any]:
+    found = run.config.flat()
+    chosen = {key: found[key] for key in (*config.tune.settings, "tune.settings")}
     return {
         "run": name,
         "seed": seed,
-        "config": config.flat(),
+        "config": {**config.flat(), **chosen},
         "epochs": len(run.history),
         "best_epoch": run.metrics["protocol"]["best_epoch"],
         "training_seconds": sum(record["seconds"] for record in run.history),

@@ -1,13 +1,27 @@
 """Estimates of what a training run needs, before it starts (`metasd train --dry-run`)."""
 
 import math
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metasd import kernels
 from metasd.config import Config
 from metasd.data.graph import Graph
+from metasd.evaluation import evaluate
 from metasd.models.base import Scoring
+
+from .learner import Learner
+from .tune import search_seconds
+
+_EVALUATED = 200
+"""Triples whose ranking is timed."""
+
+_SIZES = (1, 3, 10, 30, 100)
+"""Megabytes of compact tables for which `ranks_by_size` names a rank."""
+
+_BITS = {"fp32": 32, "int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 1.6}
 
 
 def estimate(graph: Graph, config: Config) -> dict[str, Any]:
@@ -75,7 +89,52 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
         "bytes of a checkpoint": 3 * tables + masks + own,
         "steps per epoch": steps,
         "steps": total,
+        "rank by size of the compact tables": ranks_by_size(graph, config) if compact else None,
     }
+
+
+def ranks_by_size(graph: Graph, config: Config) -> dict[str, int]:
+    """For sizes of the compact model's tables on the disk, the largest rank that fits."""
+    one = Scoring.named(config.model.name)(1)
+    rows = one.entity_roles * graph.num_entities + 2 * graph.num_relations
+    kept = _BITS[config.compact.weight_format] * (1 - config.prune.fraction) / 8
+    weights = one.entity_roles * graph.num_entities * one.entity_width
+    weights += 2 * graph.num_relations * one.relation_width
+    ranks = {f"{size} MB": int((size * 10**6 - 4 * rows) / (kept * weights)) for size in _SIZES}
+    return {size: rank for size, rank in ranks.items() if 1 <= rank <= 4096}
+
+
+def timing(graph: Graph, config: Config) -> dict[str, float]:
+    """Seconds of a run on this machine, from a few steps of each phase that are run for it.
+
+    Returns:
+        `search` (of `tune.settings`), `training`, `evaluation`, and their sum as `total`.
+    """
+    settings, seconds = config.train, {"search": search_seconds(graph, config)}
+    learner = Learner(graph, config.override({"tune.settings": []}))
+    alone = settings.epochs if settings.objective == "dense" else config.warmup_epochs
+    steps = learner.steps_per_epoch
+    source = min(alone * steps, settings.max_steps or math.inf)
+    both = min(settings.epochs * steps, settings.max_steps or math.inf) - source
+    training = source * learner.seconds_per_step(0) if source else 0.0
+    validations = {"source": source / steps / config.eval.every, "compact": 0.0}
+    if both:
+        training += both * learner.seconds_per_step(alone)
+        validations["compact"] = both / steps / config.eval.every
+    seconds["training"] = training
+    seconds["evaluation"] = 0.0
+    for name, view in learner.model.views.items():
+        triples = graph.valid if len(graph.valid) else graph.test
+        if not len(triples):
+            continue
+        sample, known = replace(graph, valid=triples[:_EVALUATED]), graph.known()
+        start = time.perf_counter()
+        evaluate(view, sample, "valid", known=known)
+        one = (time.perf_counter() - start) / len(sample.valid)
+        ranked = len(graph.valid) * (1 + validations[name]) + len(graph.test)
+        seconds["evaluation"] += one * ranked
+    seconds["total"] = sum(seconds.values())
+    return {part: round(found, 1) for part, found in seconds.items()}
 
 
 def resident_memory() -> int:

@@ -11,6 +11,14 @@ import rich.progress as bars
 from rich.console import Console
 
 
+def duration(seconds: float) -> str:
+    """In a unit of which there are at least one and a half, such as "40 s" or "2.5 h"."""
+    for unit, size, digits in (("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{max(seconds, 1):.0f} s"
+
+
 class Progress:
     """An epoch bar and a batch bar with loss, triples/s and the time left.
 

@@ -269,6 +269,10 @@ class Trainer(Learner):
         state.stopped = state.epoch >= settings.epochs or state.total_steps >= (
             settings.max_steps or sys.maxsize
         )
+        if state.epoch == settings.epochs and self.model.masks is None:
+            self.update_masks(
+                state.epoch
+            )  # the source's epochs were all: the compact one is a copy
         tables = (self.model.entities, self.model.relations)
         if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
             raise self._diverged("a weight")

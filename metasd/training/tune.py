@@ -4,9 +4,11 @@ Rank, epochs, batch size and learning rate follow from the size of the graph (`b
 weights of the regularizer and of relation prediction do not: a rule gives the first guess, and
 trials search from there. A trial trains the source alone, at a lower rank and for fewer epochs.
 
-1. Short trials: from the best weights so far to their neighbours on a grid, one weight at a time,
-   until no neighbour is better.
-2. Long trials of the best two, and of the best with a larger regularizer: what more epochs overfit.
+1. Short trials: for each weight of relation prediction the best regularizer weight, step by step.
+   Which relation weight is best they cannot tell: a large one makes a short training better, and
+   often a long one worse.
+2. Long trials of what was best with each relation weight; then of the winner with a larger
+   regularizer weight, as long as that is better: more epochs overfit more.
 
 Trials are compared by MRR on valid; test is never read. Each is a line of `tuning.jsonl` in the run
 folder, so that a search that was stopped continues where it was.
@@ -40,20 +42,20 @@ _RANKS = ((20_000, 200), (200_000, 128), (2_000_000, 64))
 _STEPS, _EPOCHS = 5000, (20, 150)
 """Steps that a graph gets at least, within these bounds of its epochs."""
 
-_REGULARIZER = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""What is tried for `regularizer.weight`, times 1 + the weight of relation prediction: where losses
-weigh more, the penalty has to."""
+_REGULARIZER = tuple(round(10 ** (i / 4 - 3), 5) for i in range(11))
+"""What may be tried for `regularizer.weight`, times 1 + the weight of relation prediction: where
+losses weigh more, the penalty has to. Short trials take every second one."""
 
-_RELATION_PREDICTION = (0.0, 0.06, 0.25, 1.0, 4.0)
+_RELATION_PREDICTION = (0.0, 0.25, 2.0)
 
-_SHORT, _LONG, _LONGER = 8, 3, 2
+_SHORT, _LONG, _LONGER = 10, 4, 4
 """The short and the long trials that the work is planned for, and how many times longer these are.
 """
 
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
-_SHARE = 0.75
+_SHARE = 0.8
 """The trials' work, as a share of the training's, where `tune.budget` does not say their time."""
 
 _STEP_WORK = 2e8
@@ -63,34 +65,16 @@ _VALID = 4000
 """Valid triples that a trial is judged by, at most."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """Places in `_REGULARIZER`, also half way between two, and in `_RELATION_PREDICTION`."""
+Point = tuple[int, float]
+"""A place in `_REGULARIZER`, and a weight of relation prediction."""
 
-    regularizer: float
-    relation_prediction: int
 
-    def settings(self, config: Config) -> dict[str, float]:
-        """The weights here; one that is given stays what it is."""
-        wanted, relation = config.tune.settings, config.relation_prediction.weight
-        if RELATION_PREDICTION in wanted:
-            relation = _RELATION_PREDICTION[self.relation_prediction]
-        place = self.regularizer
-        between = _REGULARIZER[math.floor(place)] * _REGULARIZER[math.ceil(place)]
-        weight = float(f"{math.sqrt(between) * (1 + relation):.2g}")
-        found = {REGULARIZER: weight, RELATION_PREDICTION: relation}
-        return {key: value for key, value in found.items() if key in wanted}
-
-    def moved(self, axis: str, by: float) -> "Point | None":
-        """The neighbour on one axis; None beyond the end of it."""
-        if axis == REGULARIZER:
-            there = self.regularizer + by
-            return (
-                replace(self, regularizer=there) if 0 <= there < len(_REGULARIZER) - 0.9 else None
-            )
-        place = self.relation_prediction + int(by)
-        inside = 0 <= place < len(_RELATION_PREDICTION)
-        return replace(self, relation_prediction=place) if inside else None
+def _weights(point: Point, config: Config) -> dict[str, float]:
+    """The settings of a point; those that are given are not among them."""
+    place, relation = point
+    weight = float(f"{_REGULARIZER[place] * (1 + relation):.2g}")
+    found = {REGULARIZER: weight, RELATION_PREDICTION: relation}
+    return {key: value for key, value in found.items() if key in _searched(config)}
 
 
 def by_rules(graph: Graph, config: Config) -> Config:
@@ -114,20 +98,24 @@ def by_rules(graph: Graph, config: Config) -> Config:
         "train.epochs": min(max(math.ceil(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1]),
         "train.batch_size": batch_size,
         "train.lr": 0.1,
-        **_first_guess(graph).settings(config),
+        REGULARIZER: config.regularizer.weight,
+        **_weights(_first_guess(graph, config), config),
     }
     return config.override({**{key: rules[key] for key in wanted}, "tune.settings": wanted})
 
 
-def _first_guess(graph: Graph) -> Point:
+def _first_guess(graph: Graph, config: Config) -> Point:
     """By the mean number of triples per entity: the fewer, the more there is to overfit."""
     degree = len(graph.train) / graph.num_entities
-    return Point(3 if degree < 8 else 2 if degree < 30 else 1, 1 if degree < 8 else 2)
+    place, relation = (6, 0.0) if degree < 8 else (4, 0.25) if degree < 30 else (2, 0.25)
+    if RELATION_PREDICTION not in config.tune.settings:
+        relation = config.relation_prediction.weight
+    return place, relation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The rank of all trials, and the epochs of short and of long ones."""
+    """The rank of all trials, and the epochs of short ones (0: there are none) and of long ones."""
 
     rank: int
     short: int
@@ -144,36 +132,52 @@ def settled(graph: Graph, config: Config, record: Path) -> Config:
     Raises:
         Interrupted: SIGINT or SIGTERM; the next call with the same file continues.
     """
-    axes = [key for key in (REGULARIZER, RELATION_PREDICTION) if key in config.tune.settings]
-    if config.regularizer.name == "none" and REGULARIZER in axes:
-        axes.remove(REGULARIZER)
-    if axes and len(graph.valid) and config.tune.budget != 0:
+    searched = _searched(config)
+    if is_search_due(graph, config):
         with Signals() as signals:
             trials = _Trials(graph, config, record, signals)
             if trials.plan is not None:
-                config = config.override(_search(trials, _first_guess(graph), axes))
+                best = _search(trials, _first_guess(graph, config), searched)
+                config = config.override({key: best[key] for key in searched})
     return config.override({"tune.settings": []})
 
 
-def _search(trials: "_Trials", best: Point, axes: list[str]) -> dict[str, float]:
+def is_search_due(graph: Graph, config: Config) -> bool:
+    """Whether trials choose something of this config, as `by_rules` left it."""
+    return bool(_searched(config)) and len(graph.valid) > 0 and config.tune.budget != 0
+
+
+def _searched(config: Config) -> set[str]:
+    searched = {REGULARIZER, RELATION_PREDICTION} & {*config.tune.settings}
+    return searched - {REGULARIZER} if config.regularizer.name == "none" else searched
+
+
+def _search(trials: "_Trials", guess: Point, searched: set[str]) -> dict[str, float]:
     """The weights of the best point."""
     assert trials.plan is not None
     short, long = trials.plan.short, trials.plan.long
-    found = {best: trials.valid_mrr(best, short)}
-    moving = True
-    while moving and len(found) < 2 * _SHORT:
-        moving = False
-        for axis in axes:
-            for by in (1, -1):
-                while (point := best.moved(axis, by)) is not None and point not in found:
-                    found[point] = trials.valid_mrr(point, short)
-                    if found[point] <= found[best]:
-                        break
-                    best, moving = point, True
-    finalists = sorted(found, key=lambda point: -found[point])[:2]
-    if REGULARIZER in axes and (larger := best.moved(REGULARIZER, 0.5)) is not None:
-        finalists.append(larger)
-    return max(finalists, key=lambda point: trials.valid_mrr(point, long)).settings(trials.config)
+    relations = _RELATION_PREDICTION if RELATION_PREDICTION in searched else guess[1:]
+    finalists = [(guess[0], relation) for relation in relations]
+    if REGULARIZER in searched and short:
+        finalists = [_climbed(trials, point, (2, -2), short) for point in finalists]
+    best = max(finalists, key=lambda point: trials.valid_mrr(point, long))
+    if REGULARIZER in searched:
+        best = _climbed(trials, best, (1,) if short else (2, -2), long)
+    return _weights(best, trials.config)
+
+
+def _climbed(trials: "_Trials", point: Point, directions: tuple[int, ...], epochs: int) -> Point:
+    """The point after moves of the regularizer weight as long as each is better."""
+    for by in directions:
+        start = point
+        while 0 <= point[0] + by < len(_REGULARIZER):
+            there = (point[0] + by, point[1])
+            if trials.valid_mrr(there, epochs) <= trials.valid_mrr(point, epochs):
+                break
+            point = there
+        if point != start:
+            break
+    return point
 
 
 class _Trials:
@@ -194,7 +198,7 @@ class _Trials:
             raise InputError(f"{record}: damaged; remove it to search anew") from None
 
     def valid_mrr(self, point: Point, epochs: int) -> float:
-        settings = point.settings(self.config)
+        settings = _weights(point, self.config)
         key = _key(settings, epochs)
         if key in self._done:
             return float(self._done[key]["valid_mrr"])
@@ -253,10 +257,21 @@ def plan(graph: Graph, config: Config) -> Plan | None:
         budget /= _work(graph, config, rank)
     else:
         budget = 60 * config.tune.budget / (steps * _seconds(graph, _trial(config, rank, 1, {})))
-    short = min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, train.epochs)
-    if short < 1:
-        return None
-    return Plan(rank, int(short), min(int(_LONGER * short), train.epochs))
+    short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, train.epochs))
+    if short >= 2:
+        return Plan(rank, short, min(_LONGER * short, train.epochs))
+    long = int(min(budget / (_LONG + 2), train.epochs))
+    return Plan(rank, 0, long) if long else None
+
+
+def search_seconds(graph: Graph, config: Config) -> float:
+    """How long the search will take, by timed steps of a trial; 0 where none is due."""
+    found = plan(graph, config) if is_search_due(graph, config) else None
+    if found is None:
+        return 0.0
+    steps = math.ceil(2 * len(graph.train) / config.train.batch_size)
+    epochs = _SHORT * found.short + _LONG * found.long
+    return epochs * steps * _seconds(graph, _trial(config, found.rank, 1, {}))
 
 
 def _work(graph: Graph, config: Config, rank: int) -> float:

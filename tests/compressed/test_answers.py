@@ -153,7 +153,7 @@ def test_a_mistake_is_one_line(
 def test_the_representation_is_a_few_lines(small: CompressedModel) -> None:
     lines = repr(small).splitlines()
     assert lines[0].endswith(f"{small.num_entities:,} entities, {small.num_relations} relations")
-    assert "complex, rank 40; sparse fp32" in lines[1]
+    assert "complex, rank 40; sparse delta8 fp32" in lines[1]
     assert lines[2].endswith("known triples")
     about = {"graph": {"name": "kin"}, "metrics": {"test": {"compact": {"mrr": 0.5, "hits@10": 1}}}}
     shown = repr(replace(small, about=about)).splitlines()
