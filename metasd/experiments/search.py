@@ -9,14 +9,15 @@ A search is a YAML file:
       train.lr: {low: 0.02, high: 0.5, log: true}    # a number between; whole if both ends are
       distill.temperature: [1, 3, 10]                # a choice
 
-Trials are compared by `eval.metric` on valid; test is never read. A trial whose settings contradict
-each other, or whose losses diverge, counts as a trial without a value.
+What is neither set nor searched is chosen for the graph once, before the first trial. Trials are
+compared by `eval.metric` on valid; test is never read. A trial whose settings contradict each
+other, or whose losses diverge, counts as a trial without a value.
 """
 
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.errors import Diverged, InputError, error_context
 from metasd.files import lock, read_description, write_text
+from metasd.training.tune import by_rules, settled
 
 from .sweep import finished_run, time_left
 
@@ -68,6 +70,14 @@ class Search:
     def config(self, chosen: Mapping[str, Any]) -> Config:
         """The settings of a trial."""
         return preset(self.preset).override({**self.settings, **chosen})
+
+    def settled(self, graph: Graph, record: Path) -> "Search":
+        """The search with what it leaves to be chosen for the graph among its settings."""
+        config = preset(self.preset).override(self.settings)
+        chosen = [key for key in config.tune.settings if key not in self.space]
+        config = by_rules(graph, config.override({"tune.settings": chosen}))
+        found = settled(graph, config, record).flat()
+        return replace(self, settings={**self.settings, **{key: found[key] for key in chosen}})
 
 
 def _check(key: str, values: Any) -> None:
@@ -113,6 +123,7 @@ def run_search(
     out.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with lock(out):
+        search = search.settled(graph, out / "tuning.jsonl")
         return _run_search(search, out, trials, graph)
 
 

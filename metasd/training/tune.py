@@ -8,7 +8,8 @@ trials search from there. A trial trains the source alone, at a lower rank and f
    Which relation weight is best they cannot tell: a large one makes a short training better, and
    often a long one worse.
 2. Long trials of what was best with each relation weight; then of the winner with a larger
-   regularizer weight, as long as that is better: more epochs overfit more.
+   regularizer weight, as long as that is better (more epochs overfit more), and at twice the
+   learning rate.
 
 Trials are compared by MRR on valid; test is never read. Each is a line of `tuning.jsonl` in the run
 folder, so that a search that was stopped continues where it was.
@@ -20,7 +21,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from .learner import Learner
 from .stop_signal import Interrupted, Signals
 
 REGULARIZER, RELATION_PREDICTION = "regularizer.weight", "relation_prediction.weight"
+LEARNING_RATE = "train.lr"
 
 _RANKS = ((20_000, 200), (200_000, 128), (2_000_000, 64))
 """Up to so many entities, this rank; above, 32."""
@@ -48,7 +50,9 @@ losses weigh more, the penalty has to. Short trials take every second one."""
 
 _RELATION_PREDICTION = (0.0, 0.25, 2.0)
 
-_SHORT, _LONG, _LONGER = 10, 4, 4
+_LEARNING_RATES = (0.1, 0.2)
+
+_SHORT, _LONG, _LONGER = 10, 5, 4
 """The short and the long trials that the work is planned for, and how many times longer these are.
 """
 
@@ -65,15 +69,19 @@ _VALID = 4000
 """Valid triples that a trial is judged by, at most."""
 
 
-Point = tuple[int, float]
-"""A place in `_REGULARIZER`, and a weight of relation prediction."""
+class Point(NamedTuple):
+    """A place in `_REGULARIZER`, a weight of relation prediction, and a learning rate."""
+
+    place: int
+    relation: float
+    lr: float = _LEARNING_RATES[0]
 
 
-def _weights(point: Point, config: Config) -> dict[str, float]:
+def _settings(point: Point, config: Config) -> dict[str, float]:
     """The settings of a point; those that are given are not among them."""
-    place, relation = point
+    place, relation, lr = point
     weight = float(f"{_REGULARIZER[place] * (1 + relation):.2g}")
-    found = {REGULARIZER: weight, RELATION_PREDICTION: relation}
+    found = {REGULARIZER: weight, RELATION_PREDICTION: relation, LEARNING_RATE: lr}
     return {key: value for key, value in found.items() if key in _searched(config)}
 
 
@@ -97,9 +105,8 @@ def by_rules(graph: Graph, config: Config) -> Config:
         "model.rank": next((rank for most, rank in _RANKS if entities <= most), 32),
         "train.epochs": min(max(math.ceil(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1]),
         "train.batch_size": batch_size,
-        "train.lr": 0.1,
         REGULARIZER: config.regularizer.weight,
-        **_weights(_first_guess(graph, config), config),
+        **_settings(_first_guess(graph, config), config),
     }
     return config.override({**{key: rules[key] for key in wanted}, "tune.settings": wanted})
 
@@ -110,7 +117,7 @@ def _first_guess(graph: Graph, config: Config) -> Point:
     place, relation = (6, 0.0) if degree < 8 else (4, 0.25) if degree < 30 else (2, 0.25)
     if RELATION_PREDICTION not in config.tune.settings:
         relation = config.relation_prediction.weight
-    return place, relation
+    return Point(place, relation)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def is_search_due(graph: Graph, config: Config) -> bool:
 
 
 def _searched(config: Config) -> set[str]:
-    searched = {REGULARIZER, RELATION_PREDICTION} & {*config.tune.settings}
+    searched = {REGULARIZER, RELATION_PREDICTION, LEARNING_RATE} & {*config.tune.settings}
     return searched - {REGULARIZER} if config.regularizer.name == "none" else searched
 
 
@@ -156,22 +163,27 @@ def _search(trials: "_Trials", guess: Point, searched: set[str]) -> dict[str, fl
     """The weights of the best point."""
     assert trials.plan is not None
     short, long = trials.plan.short, trials.plan.long
-    relations = _RELATION_PREDICTION if RELATION_PREDICTION in searched else guess[1:]
-    finalists = [(guess[0], relation) for relation in relations]
+    relations: tuple[float, ...] = (guess.relation,)
+    if RELATION_PREDICTION in searched:
+        relations = _RELATION_PREDICTION
+    finalists = [guess._replace(relation=relation) for relation in relations]
     if REGULARIZER in searched and short:
         finalists = [_climbed(trials, point, (2, -2), short) for point in finalists]
     best = max(finalists, key=lambda point: trials.valid_mrr(point, long))
     if REGULARIZER in searched:
         best = _climbed(trials, best, (1,) if short else (2, -2), long)
-    return _weights(best, trials.config)
+    if LEARNING_RATE in searched:
+        rates = [best._replace(lr=rate) for rate in _LEARNING_RATES]
+        best = max(rates, key=lambda point: trials.valid_mrr(point, long))
+    return _settings(best, trials.config)
 
 
 def _climbed(trials: "_Trials", point: Point, directions: tuple[int, ...], epochs: int) -> Point:
     """The point after moves of the regularizer weight as long as each is better."""
     for by in directions:
         start = point
-        while 0 <= point[0] + by < len(_REGULARIZER):
-            there = (point[0] + by, point[1])
+        while 0 <= point.place + by < len(_REGULARIZER):
+            there = point._replace(place=point.place + by)
             if trials.valid_mrr(there, epochs) <= trials.valid_mrr(point, epochs):
                 break
             point = there
@@ -198,7 +210,7 @@ class _Trials:
             raise InputError(f"{record}: damaged; remove it to search anew") from None
 
     def valid_mrr(self, point: Point, epochs: int) -> float:
-        settings = _weights(point, self.config)
+        settings = _settings(point, self.config)
         key = _key(settings, epochs)
         if key in self._done:
             return float(self._done[key]["valid_mrr"])
@@ -260,7 +272,7 @@ def plan(graph: Graph, config: Config) -> Plan | None:
     short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, train.epochs))
     if short >= 2:
         return Plan(rank, short, min(_LONGER * short, train.epochs))
-    long = int(min(budget / (_LONG + 2), train.epochs))
+    long = int(min(budget / (_LONG + 1), train.epochs))
     return Plan(rank, 0, long) if long else None
 
 

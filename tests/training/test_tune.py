@@ -13,6 +13,7 @@ from metasd.training import trainer, tune
 from metasd.training.run import RunFolder
 from metasd.training.stop_signal import Interrupted
 
+ALL = ("regularizer.weight", "relation_prediction.weight", "train.lr")
 SMALL = {"model.rank": 8, "train.epochs": 12, "train.objective": "dense"}
 
 
@@ -103,10 +104,10 @@ def test_a_run_stores_what_was_chosen_and_resumes_within_the_search(
     ("given", "searched"),
     [
         ({"tune.budget": 0}, set()),
-        ({"regularizer.weight": 0.1}, {"relation_prediction.weight"}),
-        ({"relation_prediction.weight": 1}, {"regularizer.weight"}),
-        ({"regularizer.name": "none"}, {"relation_prediction.weight"}),
-        ({"regularizer.weight": 0.1, "relation_prediction.weight": 1}, set()),
+        ({"regularizer.weight": 0.1, "train.lr": 0.1}, {"relation_prediction.weight"}),
+        ({"relation_prediction.weight": 1, "train.lr": 0.1}, {"regularizer.weight"}),
+        ({"regularizer.name": "none"}, {"relation_prediction.weight", "train.lr"}),
+        (dict.fromkeys(ALL, 0.2), set()),
         ({"train.max_steps": 5}, set()),
     ],
 )
