@@ -55,7 +55,7 @@ def test_growth(
 ) -> None:
     graph = metasd.load_graph("families:200" if quick else "families")
     before, new = earlier_graph(graph)
-    settings = {"model.rank": 8 if quick else RANK}
+    settings = {"model.rank": 8 if quick else RANK, "tune.settings": []}
     old = metasd.train(before, settings, tmp_path / "old")
     added = graph.train[new[graph.train[:, [0, 2]]].any(axis=1)]
     named = [
