@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-# Chosen by valid MRR: see benchmarks/results/growth-settings.json.
+# Chosen by valid MRR: see benchmarks/results/growth_settings.json.
 _STEPS = 6  # of Adagrad
 _RIDGE = 0.125  # per triple of a row
 _OTHERS = 2000  # triples without new rows, whose answers the new entities must not become

@@ -32,7 +32,7 @@ Integers = npt.NDArray[np.int64]
 _EPOCHS = 0.15
 """Share of the old run's epochs."""
 _LR, _COMPACT_LR = 3.0, 1.5
-"""Times the old run's `train.lr` and `compact.lr`: see benchmarks/results/growth-settings.json."""
+"""Times the old run's `train.lr` and `compact.lr`: see benchmarks/results/growth_settings.json."""
 
 
 @dataclass(frozen=True, eq=False)
