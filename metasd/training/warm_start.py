@@ -84,7 +84,7 @@ class WarmStart:
     def config(self) -> Config:
         """What a run from here does by default: few epochs at a high rate.
 
-        A run that continues from one of those has its settings.
+        Those of a run that was continued itself stay as they are.
         """
         old, settings = self.old, {}
         if self.continued:
