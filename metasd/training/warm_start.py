@@ -45,6 +45,7 @@ class WarmStart:
         entities: fp32 (roles * N, width), of the source or of a compressed model.
         relations: fp32 (2R, width), inverse relations second.
         vocabulary: the labels of N entities and R relations.
+        continued: whether that run had itself continued from another one.
     """
 
     path: Path
