@@ -169,11 +169,13 @@ def accuracy() -> str:
 def growth() -> str:
     result = load("growth")
     first = next(iter(result["contenders"].values()))
-    rows = [["", "processor time", "relative", "test MRR", "test MRR, new entities", "relative"]]
+    times = ["wall time", "processor time", "relative"]
+    rows = [["", *times, "test MRR", "test MRR, new entities", "relative"]]
     for name, found in result["contenders"].items():
         rows.append(
             [
                 name,
+                duration(found["seconds"]),
                 duration(found["processor_seconds"]),
                 f"{found['processor_seconds'] / first['processor_seconds']:.3f}",
                 f"{found['mrr']:.4f}",
@@ -217,11 +219,34 @@ def tuning() -> str:
         )
     machines = dict.fromkeys(machine(found) for found in results.values())
     return (
-        f"{table(rows)}\n\nTest MRR of the source with settings by rules alone, after the search, and "
-        f"with the best on valid of {found['trials']} trials at the same rank and epochs (drawn at "
+        f"{table(rows)}\n\nTest MRR of the source with settings by rules alone, after the search, "
+        f"and with the best on valid of {found['trials']} trials at the same rank and epochs (drawn at "
         "random; two thirds of them stop after a fifth of the epochs, two thirds of the others "
         "after half); what the search loses of the best; time of search and training, relative "
         f"to the training. {'; '.join(machines)}."
+    )
+
+
+def growth_settings() -> str:
+    result = load("growth_settings")
+    names = [f"x {row['lr']:g}, x {row['compact_lr']:g}" for row in result["rates"]]
+    names += ["default rates, random rows"]
+    found = [row["valid_mrr"] for row in result["rates"]] + [result["random_rows"]]
+    rates = [["`train.lr`, `compact.lr`", *result["draws"], "mean"]]
+    for name, values in zip(names, found, strict=True):
+        rates.append([name, *(f"{x:.4f}" for x in [*values, sum(values) / len(values)])])
+    fits = [["steps", "candidates", "ridge", "processor time", "valid MRR", "new entities"]]
+    for row in result["fits"]:
+        found = row["valid"]
+        seconds, mrr, mrr_new = (
+            sum(each[key] for each in found) / len(found)
+            for key in ("processor_seconds", "mrr", "mrr_new")
+        )
+        cells = [duration(seconds), f"{mrr:.4f}", f"{mrr_new:.4f}"]
+        fits.append([str(row["steps"]), f"{row['candidates']:,}", f"{row['ridge']:g}", *cells])
+    return (
+        f"{table(rates)}\n\nValid MRR of the compact model, by rates relative to the old run's.\n\n"
+        f"{table(fits)}\n\n`metasd add`: means over the same graphs; {machine(result)}."
     )
 
 
@@ -312,6 +337,7 @@ TABLES = {
     "training": training,
     "growth": growth,
     "tuning": tuning,
+    "growth_settings": growth_settings,
     "step": partial(comparison, "one step", "step"),
     "cross_entropy": partial(comparison, "cross entropy", "cross_entropy"),
     "distillation": partial(

@@ -30,9 +30,9 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _EPOCHS = 0.15
-"""Share of the old run's epochs: see benchmarks/results/growth.json."""
-_COMPACT_LR = 0.5
-"""Times the old run's `compact.lr`, which moves weights too far for so few epochs."""
+"""Share of the old run's epochs."""
+_LR, _COMPACT_LR = 3.0, 1.5
+"""Times the old run's `train.lr` and `compact.lr`: see benchmarks/results/growth_settings.json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,7 @@ class WarmStart:
         entities: fp32 (roles * N, width), of the source or of a compressed model.
         relations: fp32 (2R, width), inverse relations second.
         vocabulary: the labels of N entities and R relations.
+        continued: whether that run had itself continued from another one.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class WarmStart:
     vocabulary: Vocabulary
     entities: Floats
     relations: Floats
+    continued: bool = False
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> WarmStart:
@@ -65,7 +67,8 @@ class WarmStart:
             run = Run.load(path)
             source = run.model.source
             tables = (source.entities.numpy(), source.relations.numpy())
-            return WarmStart(path, run.config, run.vocabulary, *tables)
+            continued = RunFolder(path).read_warm_start() is not None
+            return WarmStart(path, run.config, run.vocabulary, *tables, continued)
         small = CompressedModel.from_pretrained(path)
         vocabulary = Vocabulary(
             entities=list(small.entity_labels), relations=list(small.relation_labels)
@@ -74,12 +77,19 @@ class WarmStart:
         with error_context(path):
             config = Config(**trained) if isinstance(trained, dict) else Config()
             config = config.override({"model.name": small.scoring, "model.rank": small.rank})
-        return WarmStart(path, config, vocabulary, *small.dense())
+        protocol = small.about.get("protocol")
+        continued = isinstance(protocol, dict) and "continued_from" in protocol
+        return WarmStart(path, config, vocabulary, *small.dense(), continued)
 
     @cached_property
     def config(self) -> Config:
-        """The old settings with fewer epochs, what a run from here does by default."""
+        """What a run from here does by default: few epochs at a high rate.
+
+        Those of a run that was continued itself stay as they are.
+        """
         old, settings = self.old, {}
+        if self.continued:
+            return old.override({"train.max_steps": None})
         share = old.warmup_epochs / old.train.epochs
         if old.has_separate_weights:
             share = share or Config().compact.warmup_epochs  # its source was that of another run
@@ -89,6 +99,8 @@ class WarmStart:
         return old.override(
             {
                 **settings,
+                "tune.settings": [],
+                "train.lr": _LR * old.train.lr,
                 "train.epochs": epochs,
                 "train.max_steps": None,
                 "compact.source": None,
@@ -125,8 +137,7 @@ class WarmStart:
     def fill(self, model: Model, config: Config, graph: Graph) -> None:
         """Puts the rows of labels that both have into the source; fits those of new labels.
 
-        Labels without train triples keep their random rows. The optimiser starts anew: with the
-        old sums of squares a run of few epochs ends lower.
+        Labels without train triples keep their random rows. The optimiser starts anew.
 
         Raises:
             InputError: see `check`, or a distributed run.

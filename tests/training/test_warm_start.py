@@ -87,6 +87,11 @@ def test_a_run_continues_with_few_epochs(small_graph: Graph, old: Run, tmp_path:
     assert run.config == WarmStart.load(old.path).config
     assert run.config.train.epochs == 3
     assert run.config.warmup_epochs == 2
+    assert run.config.tune.settings == []
+    assert run.config.train.lr > old.config.train.lr
+    assert WarmStart.load(run.path).config == run.config  # a third state of the graph
+    compress(run, graph=small_graph).save_pretrained(tmp_path / "small")
+    assert WarmStart.load(tmp_path / "small").config == run.config
     anew = train(small_graph, run.config, tmp_path / "anew")
     better = run.metrics["test"]["compact"]["mrr"] - anew.metrics["test"]["compact"]["mrr"]
     assert better > 0.05
