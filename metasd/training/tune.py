@@ -128,6 +128,11 @@ class Plan:
     short: int
     long: int
 
+    @property
+    def epochs(self) -> int:
+        """Of all trials together, about."""
+        return _SHORT * self.short + (_LONG if self.short else _LONG + 1) * self.long
+
 
 def settled(graph: Graph, config: Config, record: Path) -> Config:
     """The config with nothing left to choose, after a search where one is due.
@@ -182,7 +187,7 @@ def _climbed(trials: "_Trials", point: Point, directions: tuple[int, ...], epoch
     """The point after moves of the regularizer weight as long as each is better."""
     for by in directions:
         start = point
-        while 0 <= point.place + by < len(_REGULARIZER):
+        while 0 <= point.place + by < len(_REGULARIZER) and not trials.used_up:
             there = point._replace(place=point.place + by)
             if trials.valid_mrr(there, epochs) <= trials.valid_mrr(point, epochs):
                 break
@@ -208,6 +213,12 @@ class _Trials:
             self._done = {_key(line["settings"], line["epochs"]): line for line in lines[1:]}
         except (TypeError, KeyError):
             raise InputError(f"{record}: damaged; remove it to search anew") from None
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the trials have had a fifth more epochs than was planned."""
+        assert self.plan is not None
+        return sum(line["epochs"] for line in self._done.values()) > 1.2 * self.plan.epochs
 
     def valid_mrr(self, point: Point, epochs: int) -> float:
         settings = _settings(point, self.config)
@@ -282,8 +293,7 @@ def search_seconds(graph: Graph, config: Config) -> float:
     if found is None:
         return 0.0
     steps = math.ceil(2 * len(graph.train) / config.train.batch_size)
-    epochs = _SHORT * found.short + _LONG * found.long
-    return epochs * steps * _seconds(graph, _trial(config, found.rank, 1, {}))
+    return found.epochs * steps * _seconds(graph, _trial(config, found.rank, 1, {}))
 
 
 def _work(graph: Graph, config: Config, rank: int) -> float:
