@@ -207,6 +207,7 @@ class _Trials:
             chosen = np.random.default_rng(config.train.seed).permutation(len(valid))[:_VALID]
             valid = valid[np.sort(chosen)]
         self._graph, self._known = replace(graph, valid=valid), graph.known()
+        self._asked: dict[tuple[Any, ...], int] = {}  # with their epochs
         lines = read_json_lines(record)
         try:
             self.plan = Plan(**lines[0]) if lines else plan(graph, config)
@@ -218,11 +219,12 @@ class _Trials:
     def used_up(self) -> bool:
         """Whether the trials have had a fifth more epochs than was planned."""
         assert self.plan is not None
-        return sum(line["epochs"] for line in self._done.values()) > 1.2 * self.plan.epochs
+        return sum(self._asked.values()) > 1.2 * self.plan.epochs
 
     def valid_mrr(self, point: Point, epochs: int) -> float:
         settings = _settings(point, self.config)
         key = _key(settings, epochs)
+        self._asked[key] = epochs
         if key in self._done:
             return float(self._done[key]["valid_mrr"])
         start = time.perf_counter()
