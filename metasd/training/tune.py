@@ -41,7 +41,7 @@ LEARNING_RATE = "train.lr"
 _RANKS = ((20_000, 200), (200_000, 128), (2_000_000, 64))
 """Up to so many entities, this rank; above, 32."""
 
-_STEPS, _EPOCHS = 5000, (20, 150)
+_STEPS, _EPOCHS = 3000, (20, 100)
 """Steps that a graph gets at least, within these bounds of its epochs."""
 
 _REGULARIZER = tuple(round(10 ** (i / 4 - 3), 5) for i in range(11))
