@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,15 @@ ContinueFrom = Annotated[
         "--from",
         metavar="RUN",
         help="Continue from a run or compressed model of an earlier state of the graph.",
+    ),
+]
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time for choosing what is not set, such as 10m or 2h; 0: by rules alone.",
+        show_default="somewhat less than the training",
     ),
 ]
 
@@ -75,14 +84,7 @@ def train(
         ),
     ] = None,
     from_: ContinueFrom = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Time for choosing what is not set, such as 10m or 2h; 0: by rules alone.",
-            show_default="somewhat less than the training",
-        ),
-    ] = None,
+    budget: Budget = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
     split_ratios: SplitRatios = None,
@@ -104,9 +106,7 @@ def train(
     from metasd.training.warm_start import WarmStart, check_source
 
     start = WarmStart.load(from_) if from_ is not None else None
-    settings = _settings(preset, config, set_ or [], start)
-    if budget is not None:
-        settings = settings.override({"tune.budget": _minutes(budget)})
+    settings = _settings(preset, config, set_ or [], start, budget)
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     training_device(settings.train.device)
@@ -118,9 +118,7 @@ def train(
     if dry_run:
         check_source(settings, data)
         record = {**estimate(data, settings), "seconds, about": timing(data, settings)}
-        print_record({**record, "notes": list(data.notes)} if as_json else record, as_json)
-        if not as_json:
-            print_notes(data)
+        _print_estimate(data, record, as_json)
         return
     path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
@@ -161,7 +159,11 @@ def resume(
 
 
 def _settings(
-    preset: str | None, file: Path | None, settings: list[str], start: "WarmStart | None"
+    preset: str | None,
+    file: Path | None,
+    settings: list[str],
+    start: "WarmStart | None",
+    budget: str | None,
 ) -> "Config":
     from metasd.config import Config
     from metasd.config import preset as preset_of
@@ -169,7 +171,8 @@ def _settings(
     config = start.config if start and preset is None else preset_of(preset or "default")
     if file is not None:
         config = config.override(Config.read(file))
-    return config.override(settings)
+    config = config.override(settings)
+    return config if budget is None else config.override({"tune.budget": _minutes(budget)})
 
 
 def _minutes(text: str) -> float:
@@ -179,6 +182,14 @@ def _minutes(text: str) -> float:
         return float(number) * {"s": 1 / 60, "m": 1, "h": 60}[unit]
     except ValueError:
         raise InputError(f"--budget takes a time such as 10m or 2h; got {text!r}") from None
+
+
+def _print_estimate(graph: "Graph", record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_record({**record, "notes": list(graph.notes)}, as_json)
+        return
+    print_record(record)
+    print_notes(graph)
 
 
 def _announce(config: "Config", seconds: dict[str, float]) -> None:
