@@ -40,6 +40,15 @@ ContinueFrom = Annotated[
     ),
 ]
 
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Settings to start from: default, metasd, fb15k-237-paper or wn18rr-paper.",
+        show_default="default; with --from, the old run's",
+    ),
+]
+
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -59,14 +68,7 @@ def train(
             show_default="families, a generated graph",
         ),
     ] = "families",
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Settings to start from: default, metasd, fb15k-237-paper or wn18rr-paper.",
-            show_default="default; with --from, the old run's",
-        ),
-    ] = None,
+    preset: Preset = None,
     config: Annotated[
         Path | None, typer.Option(help="A YAML file of settings, on top of the preset.")
     ] = None,
