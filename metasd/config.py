@@ -274,6 +274,11 @@ class Config(_Section):
 
     def override(self, settings: Sequence[str] | Mapping[str, Any]) -> "Config":
         """A copy with dotted keys changed: `["train.lr=0.2", ...]` or `{"train.lr": 0.2, ...}`."""
+        if isinstance(settings, str) or not isinstance(settings, Mapping | Sequence):
+            raise InputError(
+                'settings are a dict, or a list such as ["train.lr=0.1"] (presets: metasd.preset); '
+                f"got {settings!r}"
+            )
         if not isinstance(settings, Mapping):
             settings = dict(_parse(setting) for setting in settings)
         changes = _chosen(self.tune.settings, _nested(settings))
@@ -389,9 +394,9 @@ def preset(name: str = "default") -> Config:
     Raises:
         InputError: no preset has this name.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(
-            f"unknown preset {name!r}; there are {', '.join(PRESETS)}" + nearest(name, PRESETS)
+            f"unknown preset {name!r}; there are {', '.join(PRESETS)}" + nearest(str(name), PRESETS)
         )
     return Config(**PRESETS[name])
 

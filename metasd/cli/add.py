@@ -9,6 +9,7 @@ import typer
 
 from metasd.errors import InputError
 
+from .exports import Overwrite
 from .options import Columns, Header, Json, load_compressed
 from .output import print_record
 
@@ -24,12 +25,16 @@ def add(
     ] = None,
     columns: Columns = "hrt",
     header: Header = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Add new entities and their triples to a compressed model."""
+    from metasd.compressed.storage import check_out
     from metasd.data.triple_files import read_triples
     from metasd.export.add import add_entities
 
+    if out is not None:
+        check_out(out, overwrite)
     small = load_compressed(model)
     if small is None:
         raise InputError(
@@ -42,7 +47,7 @@ def add(
     names = [np.array(column.labels)[column.codes] for column in read]
     grown = add_entities(small, np.stack(names, axis=1).tolist())
     folder = out or model
-    grown.save_pretrained(folder)
+    grown.save_pretrained(folder, overwrite=overwrite or out is None)
     record = {
         "folder": str(folder),
         "new entities": grown.num_entities - small.num_entities,

@@ -197,15 +197,15 @@ def _print_estimate(graph: "Graph", record: dict[str, Any], as_json: bool) -> No
 def _announce(config: "Config", seconds: dict[str, float]) -> None:
     """How long the run will take, and what is chosen in it."""
     from metasd.training.progress import duration
+    from metasd.training.tune import listed
 
     search = (
         f", {duration(seconds['search'])} of it to choose settings" if seconds["search"] else ""
     )
     print(f"about {duration(seconds['total'])} on this machine{search}")
     if config.tune.settings:
-        flat = config.flat()
-        chosen = ", ".join(f"{key} {flat[key]:g}" for key in config.tune.settings)
-        print(f"chosen for the graph{' to begin with' if search else ''}: {chosen}", flush=True)
+        by = "first guess" if search else "chosen by rules"
+        print(f"{by}: {listed(config, config.tune.settings)}", flush=True)
 
 
 def _processes(shards: int | None, replicas: int) -> "ProcessGrid":
@@ -243,6 +243,8 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
     if finished.model.masks is None and finished.config.train.objective != "dense":
         alone = finished.config.warmup_epochs
         print(f"note: no compact model yet: in the first {alone} epochs the source learns alone")
+    elif finished.config.warmup_epochs == finished.config.train.epochs > 0:
+        print("note: no epoch was left for the compact model: it is the source's weights, rounded")
     print(f"run folder: {finished.path}")
 
 
@@ -258,4 +260,9 @@ def _describe(graph: "Graph", path: Path, start: "WarmStart | None") -> None:
             kept, new, dropped = record[name].values()
             gone = f", {dropped} are dropped: the graph has them no more" if dropped else ""
             print(f"note: {kept} {name} start from {start.path}, {new} are new{gone}")
+        if seen := start.seen(graph):
+            print(
+                f"note: {seen} valid and test triples were in train there, because the split is "
+                "another one: metrics are too good; give the graph a valid and a test file"
+            )
     print(f"run folder: {path}", flush=True)

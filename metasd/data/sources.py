@@ -32,6 +32,11 @@ def locate(
     name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None
 ) -> tuple[str, Path | None]:
     """The name, or the whole path if it is one, and where the graph lies: None if generated."""
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise InputError(
+            f"a graph is given by its name or path; got {type(name_or_path).__name__} (tables, "
+            "arrays and lists of triples: Graph.from_triples)"
+        )
     text = os.fspath(name_or_path)
     path = Path(text).expanduser()
     if text and path.exists():

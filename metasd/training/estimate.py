@@ -13,7 +13,7 @@ from metasd.evaluation import evaluate
 from metasd.models.base import Scoring
 
 from .learner import Learner
-from .tune import search_seconds
+from .tune import search_seconds, searched
 
 _EVALUATED = 200
 """Triples whose ranking is timed."""
@@ -69,6 +69,11 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
         "train triples": len(graph.train),
         "model": f"{config.model.name}, rank {config.model.rank}",
         "objective": train.objective,
+        "batch size": train.batch_size,
+        "learning rate": train.lr,
+        "regularizer weight": config.regularizer.weight,
+        "relation prediction weight": config.relation_prediction.weight,
+        "of these a search improves": ", ".join(sorted(searched(graph, config))) or None,
         "epochs": train.epochs,
         "epochs of the source alone": train.epochs if not compact else config.warmup_epochs,
         "weight format of the compact model": config.compact.weight_format if compact else None,

@@ -19,13 +19,14 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metasd.config import Config
+from metasd.config import TUNABLE, Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
@@ -41,7 +42,7 @@ LEARNING_RATE = "train.lr"
 _RANKS = ((20_000, 200), (200_000, 128), (2_000_000, 64))
 """Up to so many entities, this rank; above, 32."""
 
-_STEPS, _EPOCHS = 3000, (20, 100)
+_STEPS, _EPOCHS = 1500, (20, 40)
 """Steps that a graph gets at least, within these bounds of its epochs."""
 
 _REGULARIZER = tuple(round(10 ** (i / 4 - 3), 5) for i in range(11))
@@ -52,7 +53,7 @@ _RELATION_PREDICTION = (0.0, 0.25, 2.0)
 
 _LEARNING_RATES = (0.1, 0.2)
 
-_SPARSE, _RAISE, _HIGHEST = 8, 2, 8
+_SPARSE, _RAISE, _HIGHEST = 8, 1, 8
 """A graph of fewer triples per entity overfits long after the trials: the place that they find in
 `_REGULARIZER` is raised by so much, at most to the one where models vanish."""
 
@@ -152,22 +153,30 @@ def settled(graph: Graph, config: Config, record: Path) -> Config:
     Raises:
         Interrupted: SIGINT or SIGTERM; the next call with the same file continues.
     """
-    searched = _searched(config)
-    if is_search_due(graph, config):
+    if _searched(config) and len(graph.valid) and config.tune.budget != 0:
         with Signals() as signals:
             trials = _Trials(graph, config, record, signals)
             if trials.plan is not None:
-                best = _search(trials, _first_guess(graph, config), searched)
+                best = _search(trials, _first_guess(graph, config), _searched(config))
                 if _is_sparse(graph):
                     raised = max(min(best.place + _RAISE, _HIGHEST), best.place)
                     best = best._replace(place=raised)
-                config = config.override(_settings(best, config))
+                found = _settings(best, config)
+                config = config.override(found)
+                print(f"chosen on valid: {listed(config, found)}", file=sys.stderr, flush=True)
     return config.override({"tune.settings": []})
 
 
-def is_search_due(graph: Graph, config: Config) -> bool:
-    """Whether trials choose something of this config, as `by_rules` left it."""
-    return bool(_searched(config)) and len(graph.valid) > 0 and config.tune.budget != 0
+def listed(config: Config, keys: Iterable[str]) -> str:
+    """Settings and their values, in one line."""
+    flat = config.flat()
+    return ", ".join(f"{key} {flat[key]:g}" for key in TUNABLE if key in {*keys})
+
+
+def searched(graph: Graph, config: Config) -> set[str]:
+    """The settings that trials choose of this config, as `by_rules` left it."""
+    due = len(graph.valid) > 0 and config.tune.budget != 0
+    return _searched(config) if due and plan(graph, config) is not None else set()
 
 
 def _searched(config: Config) -> set[str]:
@@ -302,7 +311,7 @@ def plan(graph: Graph, config: Config) -> Plan | None:
 
 def search_seconds(graph: Graph, config: Config) -> float:
     """How long the search will take, by timed steps of a trial; 0 where none is due."""
-    found = plan(graph, config) if is_search_due(graph, config) else None
+    found = plan(graph, config) if searched(graph, config) else None
     if found is None:
         return 0.0
     steps = math.ceil(2 * len(graph.train) / config.train.batch_size)

@@ -118,6 +118,16 @@ class WarmStart:
             record[name] = dict(zip(("kept", "new", "dropped"), counts, strict=True))
         return record
 
+    def seen(self, graph: Graph) -> int:
+        """Valid and test triples that the old run was trained on; 0 where its graph is gone."""
+        try:
+            old = RunFolder(self.path).load_graph()
+        except InputError:
+            return 0
+        labels = {tuple(triple) for triple in _labelled(old, old.train)}
+        new = np.concatenate([graph.valid, graph.test])
+        return sum(tuple(triple) in labels for triple in _labelled(graph, new))
+
     def check(self, config: Config, graph: Graph) -> None:
         """InputError where a run with this configuration on this graph cannot start from here."""
         theirs, ours = self.old.model, config.model
@@ -205,3 +215,10 @@ def check_source(config: Config, graph: Graph) -> None:
             f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
             f"this run is {ours.name} of rank {ours.rank}"
         )
+
+
+def _labelled(graph: Graph, triples: Integers) -> npt.NDArray[np.object_]:
+    """Triples as labels, (n, 3)."""
+    entities, relations = (np.array(x, dtype=object) for x in (graph.entities, graph.relations))
+    head, relation, tail = triples.T
+    return np.stack([entities[head], relations[relation], entities[tail]], axis=1)
