@@ -106,6 +106,8 @@ class CompressedModel(Scorer):
     ) -> str:
         """Uploads the model to the Hugging Face Hub; the repository is made if there is none.
 
+        Where the graph lies on this machine is left out.
+
         Args:
             repo_id: `user/model`. The token is that of HF_TOKEN or `hf auth login`.
             private: of a new repository.
@@ -114,7 +116,11 @@ class CompressedModel(Scorer):
         Returns:
             The address of the commit; InputError where the upload is not allowed or not possible.
         """
-        return upload(self, model_card(self, repo_id), repo_id, private, endpoint)
+        about = dict(self.about)
+        if isinstance(graph := about.get("graph"), dict):
+            about["graph"] = {key: value for key, value in graph.items() if key != "source"}
+        pushed = replace(self, about=about)
+        return upload(pushed, model_card(pushed, repo_id), repo_id, private, endpoint)
 
     def to(self, device: str) -> CompressedModel:
         """The same model, scored on `device`, a GPU such as `cuda`; needs torch and triton.

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_a_model_is_pushed_and_pulled(server: HubServer, small: CompressedModel)
     assert pull("ada/small", endpoint=server.endpoint).temperature == other.temperature
     old = pull("ada/small", revision=first, endpoint=server.endpoint)
     assert old.temperature == small.temperature != other.temperature
+
+
+def test_a_pushed_model_does_not_say_where_its_graph_lies(
+    server: HubServer, small: CompressedModel
+) -> None:
+    graph = {"name": "mine", "digest": "0", "source": {"name_or_path": "/home/ada/mine"}}
+    replace(small, about={"graph": graph}).push_to_hub("ada/places", endpoint=server.endpoint)
+    pulled = CompressedModel.from_pretrained("ada/places", endpoint=server.endpoint)
+    assert pulled.about["graph"] == {"name": "mine", "digest": "0"}
 
 
 def test_a_folder_wins_over_the_hub(server: HubServer, small: CompressedModel) -> None:
