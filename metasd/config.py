@@ -172,8 +172,8 @@ class TuneConfig(_Section):
     budget: float | None = Field(
         None,
         ge=0,
-        description="minutes for the search on valid that chooses; 0: by rules alone; default: as "
-        "much work as half of the training",
+        description="minutes for the search on valid that chooses; 0: by rules alone; default: "
+        "somewhat less work than the training",
     )
 
     @field_validator("settings")

@@ -18,8 +18,8 @@ def restricted(graph: Graph, vocabulary: Vocabulary) -> tuple[Graph, int]:
     Returns:
         the graph, which has that vocabulary, and how many triples are left out.
     """
-    entities = _places(graph.entities, vocabulary.entity_to_id)
-    relations = _places(graph.relations, vocabulary.relation_to_id)
+    entities = places(graph.entities, vocabulary.entity_to_id)
+    relations = places(graph.relations, vocabulary.relation_to_id)
     sizes = vocabulary.num_entities, vocabulary.num_relations
     splits: dict[str, Any] = {}
     left_out = 0
@@ -40,6 +40,6 @@ def restricted(graph: Graph, vocabulary: Vocabulary) -> tuple[Graph, int]:
     return found, left_out
 
 
-def _places(labels: Sequence[str], place: Mapping[str, int]) -> IntArray:
-    """int64: of each label its place, or -1."""
+def places(labels: Sequence[str], place: Mapping[str, int]) -> IntArray:
+    """Of each label its place, int64, -1 where it has none."""
     return np.fromiter((place.get(label, -1) for label in labels), np.int64, len(labels))

@@ -186,7 +186,6 @@ def _same(one: Config, other: Config) -> bool:
 
     What one of them leaves to be chosen for the graph is the same as anything.
     """
-
     chosen = {*one.tune.settings, *other.tune.settings}  # by the run itself, from the graph
 
     def made(config: Config) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def export(
     """Writes what a model's tables decode to, fp32, as a folder: whole or not at all.
 
     Args:
-        model: a compressed model; of a run, `run.answering(keep_known=True)`.
+        model: a compressed model; of a run, `run.answering(known=False)`.
         file_format: `npy`: arrays entities (roles * N, width) and relations (2R, width), inverse
             ones second, with label files: what `import_tables` reads. `parquet`: entities and
             relations in columns label (string), id (int64), embedding (fixed_size_list<float>).

@@ -2,6 +2,7 @@
 
 import math
 import time
+from bisect import bisect_right
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ _EVALUATED = 200
 
 _SIZES = (1, 3, 10, 30, 100)
 """Megabytes of compact tables for which `ranks_by_size` names a rank."""
+
+_MOST = 4096
+"""The largest rank that it names."""
 
 _BITS = {"fp32": 32, "int8": 8, "int4": 4, "int3": 3, "int2": 2, "ternary": 1.6}
 
@@ -100,13 +104,19 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
 
 def ranks_by_size(graph: Graph, config: Config) -> dict[str, int]:
     """For sizes of the compact model's tables on the disk, the largest rank that fits."""
-    one = Scoring.named(config.model.name)(1)
-    rows = one.entity_roles * graph.num_entities + 2 * graph.num_relations
-    kept = _BITS[config.compact.weight_format] * (1 - config.prune.fraction) / 8
-    weights = one.entity_roles * graph.num_entities * one.entity_width
-    weights += 2 * graph.num_relations * one.relation_width
-    ranks = {f"{size} MB": int((size * 10**6 - 4 * rows) / (kept * weights)) for size in _SIZES}
-    return {size: rank for size, rank in ranks.items() if 1 <= rank <= 4096}
+    bits = _BITS[config.compact.weight_format] * (1 - config.prune.fraction)
+
+    def size(rank: int) -> int:
+        scoring = Scoring.named(config.model.name)(rank)
+        rows = scoring.entity_roles * graph.num_entities, 2 * graph.num_relations
+        weights = rows[0] * scoring.entity_width + rows[1] * scoring.relation_width
+        return math.ceil(4 * sum(rows) + weights * bits / 8)
+
+    ranks = {
+        f"{limit} MB": bisect_right(range(1, _MOST + 1), limit * 10**6, key=size)
+        for limit in _SIZES
+    }
+    return {limit: rank for limit, rank in ranks.items() if 0 < rank < _MOST}
 
 
 def timing(graph: Graph, config: Config) -> dict[str, float]:
@@ -128,11 +138,10 @@ def timing(graph: Graph, config: Config) -> dict[str, float]:
         validations["compact"] = both / steps / config.eval.every
     seconds["training"] = training
     seconds["evaluation"] = 0.0
-    for name, view in learner.model.views.items():
-        triples = graph.valid if len(graph.valid) else graph.test
-        if not len(triples):
-            continue
-        sample, known = replace(graph, valid=triples[:_EVALUATED]), graph.known()
+    triples = graph.valid if len(graph.valid) else graph.test
+    views, known = learner.model.views if len(triples) else {}, graph.known()
+    sample = replace(graph, valid=triples[:_EVALUATED])
+    for name, view in views.items():
         start = time.perf_counter()
         evaluate(view, sample, "valid", known=known)
         one = (time.perf_counter() - start) / len(sample.valid)

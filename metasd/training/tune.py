@@ -153,11 +153,11 @@ def settled(graph: Graph, config: Config, record: Path) -> Config:
     Raises:
         Interrupted: SIGINT or SIGTERM; the next call with the same file continues.
     """
-    if _searched(config) and len(graph.valid) and config.tune.budget != 0:
+    if searched(graph, config):
         with Signals() as signals:
             trials = _Trials(graph, config, record, signals)
             if trials.plan is not None:
-                best = _search(trials, _first_guess(graph, config), _searched(config))
+                best = _search(trials, _first_guess(graph, config), searched(graph, config))
                 if _is_sparse(graph):
                     raised = max(min(best.place + _RAISE, _HIGHEST), best.place)
                     best = best._replace(place=raised)
@@ -174,9 +174,9 @@ def listed(config: Config, keys: Iterable[str]) -> str:
 
 
 def searched(graph: Graph, config: Config) -> set[str]:
-    """The settings that trials choose of this config, as `by_rules` left it."""
+    """The settings that trials choose of this config, as `by_rules` left it, if they have time."""
     due = len(graph.valid) > 0 and config.tune.budget != 0
-    return _searched(config) if due and plan(graph, config) is not None else set()
+    return _searched(config) if due else set()
 
 
 def _searched(config: Config) -> set[str]:
@@ -184,20 +184,20 @@ def _searched(config: Config) -> set[str]:
     return searched - {REGULARIZER} if config.regularizer.name == "none" else searched
 
 
-def _search(trials: "_Trials", guess: Point, searched: set[str]) -> Point:
+def _search(trials: "_Trials", guess: Point, wanted: set[str]) -> Point:
     """The best point of the trials."""
     assert trials.plan is not None
     short, long = trials.plan.short, trials.plan.long
     relations: tuple[float, ...] = (guess.relation,)
-    if RELATION_PREDICTION in searched:
+    if RELATION_PREDICTION in wanted:
         relations = _RELATION_PREDICTION
     finalists = [guess._replace(relation=relation) for relation in relations]
-    if REGULARIZER in searched and short:
+    if REGULARIZER in wanted and short:
         finalists = [_climbed(trials, point, (2, -2), short) for point in finalists]
     best = max(finalists, key=lambda point: trials.valid_mrr(point, long))
-    if REGULARIZER in searched:
+    if REGULARIZER in wanted:
         best = _climbed(trials, best, (1,) if short else (2, -2), long)
-    if LEARNING_RATE in searched:
+    if LEARNING_RATE in wanted:
         rates = [best._replace(lr=rate) for rate in _LEARNING_RATES]
         best = max(rates, key=lambda point: trials.valid_mrr(point, long))
     return best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,8 @@ from metasd.compressed import CompressedModel
 from metasd.compressed.storage import is_compressed
 from metasd.config import Config
 from metasd.data.graph import Graph
+from metasd.data.restriction import places, restricted
+from metasd.data.sorting import count_shared
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError, error_context
 from metasd.models.model import Model
@@ -124,9 +125,8 @@ class WarmStart:
             old = RunFolder(self.path).load_graph()
         except InputError:
             return 0
-        labels = {tuple(triple) for triple in _labelled(old, old.train)}
-        new = np.concatenate([graph.valid, graph.test])
-        return sum(tuple(triple) in labels for triple in _labelled(graph, new))
+        train, sizes = restricted(old, graph)[0].train, (graph.num_entities, graph.num_relations)
+        return sum(count_shared(train, rows, *sizes) for rows in (graph.valid, graph.test))
 
     def check(self, config: Config, graph: Graph) -> None:
         """InputError where a run with this configuration on this graph cannot start from here."""
@@ -157,8 +157,8 @@ class WarmStart:
             raise InputError("a warm start (--from, continue_from) needs a single shard")
         roles = model.scoring.entity_roles
         entities, relations = (t.cpu().numpy().copy() for t in (model.entities, model.relations))
-        kept = _places(self.vocabulary.entities, graph.entities)
-        kept_relations = _places(self.vocabulary.relations, graph.relations)
+        kept = places(graph.entities, self.vocabulary.entity_to_id)
+        kept_relations = places(graph.relations, self.vocabulary.relation_to_id)
         for into, table, place, blocks in (
             (entities, self.entities, kept, roles),
             (relations, self.relations, kept_relations, 2),
@@ -178,12 +178,6 @@ class WarmStart:
         model.entities.copy_(torch.from_numpy(entities))
         model.relations.copy_(torch.from_numpy(relations))
         model.changed()
-
-
-def _places(old: Sequence[str], new: Sequence[str]) -> Integers:
-    """The place of each new label among the old ones, -1 where it is not there."""
-    place = {label: i for i, label in enumerate(old)}
-    return np.array([place.get(label, -1) for label in new], dtype=np.int64)
 
 
 def take_source(model: Model, step: Step, config: Config, graph: Graph, layout: Layout) -> None:
@@ -215,10 +209,3 @@ def check_source(config: Config, graph: Graph) -> None:
             f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
             f"this run is {ours.name} of rank {ours.rank}"
         )
-
-
-def _labelled(graph: Graph, triples: Integers) -> npt.NDArray[np.object_]:
-    """Triples as labels, (n, 3)."""
-    entities, relations = (np.array(x, dtype=object) for x in (graph.entities, graph.relations))
-    head, relation, tail = triples.T
-    return np.stack([entities[head], relations[relation], entities[tail]], axis=1)

@@ -200,3 +200,13 @@ def test_a_source_that_does_not_change_is_not_evaluated_again(
     evaluated.clear()
     train(small_graph, meta, tmp_path / "meta")
     assert evaluated.count("valid source") == 4 + 1  # the meta step changes it
+
+
+def test_held_out_triples_of_the_old_train_are_counted(small_graph: Graph, tmp_path: Path) -> None:
+    settings = {"model.rank": 4, "train.epochs": 1, "tune.settings": []}
+    train("families:120", settings, tmp_path / "old")
+    start = WarmStart.load(tmp_path / "old")
+    assert start.seen(small_graph) == 0
+    leaked = np.concatenate([small_graph.train[:5], small_graph.test])
+    leaked = leaked[np.lexsort(leaked.T[::-1])]
+    assert start.seen(dataclasses.replace(small_graph, test=leaked)) == 5
