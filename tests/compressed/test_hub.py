@@ -103,9 +103,10 @@ def test_the_library_is_named_where_it_is_missing(
             call("ada/small")
 
 
-def test_the_library_is_imported_only_when_it_is_needed() -> None:
+def test_the_library_is_imported_only_when_it_is_needed(tmp_path: Path) -> None:
     program = "import sys, metasd.compressed; sys.exit('huggingface_hub' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["user/model", "a-b/c.d_e"])

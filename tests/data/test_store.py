@@ -149,7 +149,10 @@ def test_real_graphs(tmp_path: Path, name: str) -> None:
     except InputError:
         pytest.skip(f"no {name} in METASD_DATA")
     made = prepare(name, tmp_path / "out", DATA.split(os.pathsep)[0], memory=MIB)
-    check_same(made, expected)
+    *notes, unsearched = made.notes  # in so little memory inverse relations are not looked for
+    assert unsearched.startswith("inverse relations are looked for up to")
+    assert tuple(notes) == expected.notes[: len(notes)]
+    check_same(made, dataclasses.replace(expected, notes=made.notes))
 
 
 def test_a_prepared_graph_goes_by_its_name_and_loads_again(folder: Path, tmp_path: Path) -> None:
