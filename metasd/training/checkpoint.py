@@ -43,6 +43,7 @@ class TrainingState:
     seconds: float = 0.0  # of the epoch so far
     best: float | None = None
     best_epoch: int = 0
+    best_source: float | None = None  # before there is a compact model
     without_gain: int = 0  # validations since the best
     stopped: bool = False
 

@@ -43,6 +43,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.safetensors"
         self.best = self.checkpoints / "best.safetensors"
+        self.best_source = self.checkpoints / "best_source.safetensors"
         self.events = self.path / "events"
 
     def check_new(self) -> None:

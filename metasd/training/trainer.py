@@ -204,6 +204,8 @@ class Trainer(Learner):
         state, settings = self.state, self.config.train
         phase = schedule.phase(self.config, state.epoch)
         if state.step == 0:
+            if state.epoch == self.config.warmup_epochs:
+                self._take_best_source()
             self.update_masks(state.epoch)
         self._last_sync = time.perf_counter()
         batches = self.batches(state.epoch)
@@ -270,9 +272,7 @@ class Trainer(Learner):
             settings.max_steps or sys.maxsize
         )
         if state.epoch == settings.epochs and self.model.masks is None:
-            self.update_masks(
-                state.epoch
-            )  # the source's epochs were all: the compact one is a copy
+            self.update_masks(state.epoch)  # all epochs were the source's: the other is a copy
         tables = (self.model.entities, self.model.relations)
         if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
             raise self._diverged("a weight")
@@ -296,6 +296,11 @@ class Trainer(Learner):
             score = float(record[f"valid/{model}"][metric])
         else:
             score = float(state.epoch)  # nothing to choose by: the last model is the best
+        alone = not self.model.masks and state.epoch <= self.config.warmup_epochs
+        if alone and (state.best_source is None or score > state.best_source):
+            state.best_source = score
+            best = Checkpoint(model_tensors(self.model), self._state())
+            best.save(self.folder.best_source, self.layout)
         unfinished = schedule.unfinished_epochs(self.config)
         if state.epoch <= unfinished and not state.stopped:
             return  # still denser than the configured model
@@ -308,6 +313,15 @@ class Trainer(Learner):
             state.without_gain += 1
             if settings.patience and state.without_gain >= settings.patience:
                 state.stopped = True
+
+    def _take_best_source(self) -> None:
+        """The compact model starts from the best source; the optimiser's state stays the last."""
+        if self.state.best_source is not None:
+            path = self.folder.best_source
+            best = self.restored(Checkpoint.load(path, MODEL_TENSORS, self.layout))
+            self.model.entities.copy_(best.entities)
+            self.model.relations.copy_(best.relations)
+            self.model.changed()
 
     def _valid_metrics(self, name: str, view: ModelView) -> dict[str, float]:
         """Of a source that does not change any more, what was found the last time."""

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,10 @@ def test_without_triton_all_but_one_are_there() -> None:
     pytest.importorskip("pytest_benchmark")
     helpers = str(ROOT / "tests" / "helpers")
     path = os.pathsep.join(filter(None, [helpers, os.environ.get("PYTHONPATH")]))
-    command = ["-m", "pytest", "benchmarks", "--quick", "--collect-only", "-qrs"]
+    pytest_itself = Path(sysconfig.get_path("scripts"), "pytest")  # `python -m` imports from here
+    command = [pytest_itself, "benchmarks", "--quick", "--collect-only", "-qrs"]
     done = subprocess.run(
-        [sys.executable, *command, "-p", "without_triton", "-p", "no:cacheprovider"],
+        [*command, "-p", "without_triton", "-p", "no:cacheprovider"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

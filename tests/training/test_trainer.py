@@ -17,7 +17,7 @@ from metasd.errors import InputError
 from metasd.evaluation import evaluate
 from metasd.training.run import Run, RunFolder
 from metasd.training.step import Step
-from metasd.training.trainer import Interrupted, resume, train
+from metasd.training.trainer import Interrupted, Trainer, resume, train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -274,6 +274,27 @@ def test_the_source_warms_up_alone(small_graph: Graph, quick: Config, tmp_path: 
     dense = quick.override({"train.objective": "dense", "train.epochs": 2})
     alone = train(small_graph, dense, tmp_path / "alone")
     assert run.history[1]["loss/source"] == alone.history[1]["loss/source"]
+
+
+def test_the_compact_model_starts_from_the_best_source(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = quick.override({"train.objective": "dense", "train.decay": 0.0, "eval.every": 1})
+    first, last = (
+        train(small_graph, quick.override({"train.epochs": epochs}), tmp_path / f"{epochs}")
+        for epochs in (1, 3)
+    )
+
+    def falling(self: Trainer, *_: object) -> dict[str, float]:
+        return dict.fromkeys(("mrr", "mr", "hits@1", "hits@3", "hits@10"), 1 / self.state.epoch)
+
+    monkeypatch.setattr(Trainer, "_evaluate", falling)
+    settings = {**SEPARATE, "train.epochs": 4, "train.decay": 0.0, "compact.warmup_epochs": 3}
+    config = quick.override({**settings, "train.objective": "compact"})
+    model = train(small_graph, config, tmp_path / "compact").model
+    assert torch.equal(model.entities, first.model.entities)
+    assert torch.equal(model.relations, first.model.relations)
+    assert not torch.equal(model.entities, last.model.entities)
 
 
 def test_a_run_that_ends_while_warming_up_has_a_source_alone_until_it_is_continued(
