@@ -77,6 +77,7 @@ def test_bad_files_are_named_with_their_line(
         (["train", "--split-ratios", "1,2"], "three shares"),
         (["train", "--split-ratios", "0.8,0.1,0.1"], "files without valid or test; got families"),
         (["train", "--columns", "hhh"], "permutation"),
+        (["train", "--budget", "5x"], "a time such as 90s, 1m30s, 10m, 2.5m or 1h; got '5x'"),
         (["resume", "nowhere"], "not a run folder"),
         (["evaluate", "nowhere"], "not a run folder"),
         (["predict", "nowhere", "-r", "x", "--head", "y"], "not a run folder"),
