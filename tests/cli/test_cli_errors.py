@@ -30,8 +30,8 @@ def test_the_help_names_every_preset(metasd: Command) -> None:
 
 
 def test_no_argument_shows_help(metasd: Command) -> None:
-    _, out, err = metasd()
-    assert "train" in out + err
+    code, out, _ = metasd()
+    assert (code, "train" in out) == (2, True)
 
 
 def spoil(folder: Path, name: str, text: str | None) -> None:
@@ -82,6 +82,14 @@ def test_bad_files_are_named_with_their_line(
         (["evaluate", "nowhere"], "not a run folder"),
         (["predict", "nowhere", "-r", "x", "--head", "y"], "not a run folder"),
         (["report", "nowhere"], "not a run folder"),
+        (["trian"], "no such command 'trian'; did you mean 'train'?"),
+        (["train", "--prset", "x"], 'train: no such option: --prset; did you mean "--preset"?'),
+        (["train", "a", "b"], "unexpected extra argument"),
+        (["predict"], "predict: missing argument 'MODEL'; see `metasd predict --help`"),
+        (["predict", "x", "-k", "ten"], "predict: invalid value for '-k': "),
+        (["search", "x.yaml", "--trials", "0"], "invalid value for '--trials': "),
+        (["compress", "x", "--codec"], "option '--codec' requires an argument"),
+        (["--bogus"], "no such option: --bogus; see `metasd --help`"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
