@@ -7,7 +7,7 @@ import typer
 from metasd.errors import nearest
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
-"""The class of all of them: click's, or that of the copy of click within newer versions of typer."""
+"""The class of all of them: click's, or that of the copy of click in newer versions of typer."""
 
 
 def usage_error(error: Any) -> str:
