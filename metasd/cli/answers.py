@@ -1,6 +1,7 @@
 """The commands that ask a model: `predict`, `score` and `neighbors`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from metasd.errors import InputError
 
-from .options import DataDir, Device, GraphName, Json, ModelPath, load_compressed, load_run
+from .options import DataDir, Device, Json, KnownGraph, ModelPath, known_graph, load_model
 from .output import note, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def predict(
     out: Out = "-",
     source: Source = False,
     keep_known: KeepKnown = False,
-    graph: GraphName = None,
+    graph: KnownGraph = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -111,7 +112,7 @@ def score(
         ),
     ] = False,
     source: Source = False,
-    graph: GraphName = None,
+    graph: KnownGraph = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -157,25 +158,28 @@ def _load(
 
     `optional`: where the graph cannot be found, answers are not marked instead.
     """
-    small = load_compressed(path)
-    if small is None:
+    from metasd.compressed import CompressedModel
+
+    model, data = load_model(path), None
+    of_graph = graph is not None or not isinstance(model, CompressedModel)
+    if known and of_graph:
+        try:
+            data = known_graph(model, graph, data_dir)
+        except InputError as error:
+            if not optional:
+                raise
+            note(f"known answers are not marked: {error}")
+    if not isinstance(model, CompressedModel):
         from metasd.training.run import NO_COMPACT_MODEL
 
-        run = load_run(path)
-        if run.within_warmup and not source:
+        if model.within_warmup and not source:
             note(NO_COMPACT_MODEL)
             source = True
-        data = None
-        if known:
-            try:
-                data = run.graph(data_dir, graph)
-            except InputError as error:
-                if not optional:
-                    raise
-                note(f"known answers are not marked: {error}")
-        small = run.answering(source=source, known=data is not None, graph=data)
+        small = model.answering(source=source, known=data is not None, graph=data)
     elif source:
         raise InputError("--source is for run folders: a compressed model is one model")
+    else:
+        small = model if data is None else replace(model, known=data.packed_known())
     return small if device == "cpu" else small.to(device)
 
 

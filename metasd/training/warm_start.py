@@ -24,7 +24,7 @@ from metasd.models.model import Model
 from metasd.models.new_rows import fit_rows
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, restore_model
-from .run import Run, RunFolder
+from .run import NEITHER, Run, RunFolder
 from .step import Step
 
 Floats = npt.NDArray[np.float32]
@@ -65,6 +65,7 @@ class WarmStart:
         """
         path = Path(path)
         if not is_compressed(path):
+            RunFolder(path).require(NEITHER)
             run = Run.load(path)
             source = run.model.source
             tables = (source.entities.numpy(), source.relations.numpy())

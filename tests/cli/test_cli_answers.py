@@ -47,6 +47,8 @@ def test_named_candidates_are_kept_and_types_limit(metasd: Command, model: str) 
     assert metasd("compress", "x", "--no-known", "--out", "bare")[0] == 0
     code, _, err = metasd("predict", "bare", *ADA, "--typed")
     assert (code, "this model stores none" in err) == (2, True)
+    code, out, err = metasd("predict", "bare", *ADA, "--typed", "--json", "--graph", "mine")
+    assert (code, [answer["label"] for answer in json.loads(out)]) == (0, ["cake"]), err
 
 
 def test_marks_are_left_out_where_the_graph_is_gone(
@@ -107,6 +109,27 @@ def test_score(metasd: Command, model: str, monkeypatch: pytest.MonkeyPatch) -> 
         code, _, err = metasd("score", model, "triples.tsv", "--out", "other.tsv")
         assert (code, message in err) == (2, True), err
         assert not Path("other.tsv").exists()
+
+
+def test_the_known_answers_of_a_newer_graph(metasd: Command, model: str, folder: Path) -> None:
+    with (folder / "train.txt").open("a") as file:
+        file.write("ada\tlikes\tcake\n")
+    for path in ("x", model):
+        code, _, err = metasd("predict", path, *ADA, "--graph", folder)
+        noted, hidden = err.splitlines()
+        assert (code, noted.startswith("note: known answers are those of mine")) == (0, True)
+        assert noted.endswith("not trained: train triples differ (17 instead of 16)")
+        assert hidden.startswith("2 known answers hidden: ")
+        code, _, err = metasd("score", path, folder / "test.txt", "--ranks", "--graph", folder)
+        assert (code, err.splitlines()) == (0, [noted])
+        code, _, err = metasd("evaluate", path, "--graph", folder)
+        assert (code, "than mine: train triples differ (17 instead of 16)" in err) == (2, True)
+    assert metasd("predict", model, *ADA)[2].startswith("1 known answer hidden: tea")
+    (folder / "train.txt").write_text("ada\tlikes\ttea\n" * 2)
+    for path in ("x", model):
+        code, _, err = metasd("predict", path, *ADA, "--graph", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        assert 'first that only the model has: "knows")' in err
 
 
 def test_neighbors(metasd: Command, model: str) -> None:
