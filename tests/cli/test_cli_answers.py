@@ -78,9 +78,22 @@ def test_a_file_of_queries(metasd: Command, model: str, monkeypatch: pytest.Monk
     marks = {line.split("\t")[4]: line.split("\t")[8] for line in out.splitlines()[1:]}
     assert marks.pop("tea") == "true"
     assert set(marks.values()) == {"false"}
-    for more in (("--head", "ada"), ("--json",)):
-        code, _, err = metasd("predict", model, *batch, *more)
-        assert (code, "--batch goes without" in err) == (2, True)
+    code, _, err = metasd("predict", model, *batch, "--head", "ada")
+    assert (code, "--batch goes without" in err) == (2, True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ada\tlikes\n")))
+    code, _, err = metasd("predict", model, "--batch", "-")
+    assert (code, err.startswith("metasd: standard input: line 1: 2 fields, wanted 3")) == (2, True)
+    Path("queries.csv").write_text("relation,head,tail\nlikes,ada,?\nlikes,?,tea\n")
+    code, out, err = metasd("predict", model, "--batch", "queries.csv", "-k", "2", "--json")
+    assert (code, err.startswith("note: queries.csv: line 1 (relation, head, tail)")) == (0, True)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(one["head"], one["tail"], one["hidden"]) for one in found] == [
+        ("ada", None, 1),
+        (None, "tea", 4),
+    ]
+    assert [one["answers"][0]["entity"] for one in found] == [
+        line.split("\t")[4] for line in printed.splitlines()[1::2]
+    ]
     code, _, err = metasd("predict", model, *ADA, "--out", "x.tsv")
     assert (code, "--out is for --batch" in err) == (2, True)
 
@@ -102,8 +115,8 @@ def test_score(metasd: Command, model: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert (code, out) == (0, "2 triples scored: scores.tsv\n")
     assert len(Path("scores.tsv").read_text().splitlines()) == 3
     for text, message in (
-        ("bo\tknows\tcy\nbo\tknows\tzoe\n", 'triples.tsv: line 2: no entity "zoe"'),
-        ("bo\tknows\n", "line 1: wanted head<TAB>relation<TAB>tail; got 2 fields"),
+        ("bo\tknows\tcy\nbo\tknows\tzoe\n", 'triples.tsv: row 2: no entity "zoe"'),
+        ("bo\tknows\n", "triples.tsv: line 1: 2 fields, wanted 3 separated by tabs"),
     ):
         Path("triples.tsv").write_text(text)
         code, _, err = metasd("score", model, "triples.tsv", "--out", "other.tsv")
