@@ -24,7 +24,7 @@ from metasd.data.load import load_source
 from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
-from metasd.files import read_json_lines, write_text
+from metasd.files import as_path, read_json_lines, write_text
 from metasd.models.model import Model
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
@@ -34,7 +34,7 @@ class RunFolder:
     """The names inside a run folder, and how they are written."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "a run folder")
         self.config = self.path / "config.yaml"
         self.graph = self.path / "graph.json"
         self.warm_start = self.path / "warm_start.json"
@@ -306,7 +306,7 @@ class Run:
         source: bool = False,
     ) -> list[tuple[str, float]]:
         """The k best completions of one triple: [(label, score), ...]; see `answers`."""
-        query = Query(head, relation or "", tail)
+        query = Query(head, "" if relation is None else relation, tail)
         found = self.answers(
             [query], k, candidates=candidates, typed=typed, keep_known=keep_known, source=source
         )
