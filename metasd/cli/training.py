@@ -153,6 +153,8 @@ def resume(
     from metasd.training import trainer
 
     processes = _processes(shards, replicas)
+    if not as_json:
+        _describe_state(run, set_ or [])
     _train(
         lambda: trainer.resume(run, set_ or [], graph, data_dir, processes=processes), run, as_json
     )
@@ -235,6 +237,18 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
     elif finished.config.warmup_epochs == finished.config.train.epochs > 0:
         print("note: no epoch was left for the compact model: it is the source's weights, rounded")
     print(f"run folder: {finished.path}")
+
+
+def _describe_state(run: Path, settings: list[str]) -> None:
+    """The graph of a run, and the epoch that it has reached."""
+    from metasd.config import Config
+    from metasd.training.run import RunFolder
+
+    folder = RunFolder(run)
+    folder.require()
+    epochs = Config.load(folder.config).override(settings).train.epochs
+    graph, done = folder.graph_description()["name"], len(folder.read_history())
+    print(f"{run}: a run on {graph}, {done} of {epochs} epochs done", flush=True)
 
 
 def _describe(graph: "Graph", path: Path, start: "WarmStart | None") -> None:
