@@ -87,7 +87,7 @@ def test_bad_files_are_named_with_their_line(
         (["export", "nowhere", "--format", "npy"], "neither a run folder nor a model folder"),
         (["train", "--from", "nowhere"], "neither a run folder nor a model folder"),
         (["report", "nowhere"], "not a run folder"),
-        (["trian"], "no such command 'trian'; did you mean 'train'?"),
+        (["trian"], "no such command 'trian'; did you mean \"train\"?"),
         (["train", "--prset", "x"], 'train: no such option: --prset; did you mean "--preset"?'),
         (["train", "a", "b"], "unexpected extra argument"),
         (["predict"], "predict: missing argument 'MODEL'; see `metasd predict --help`"),
