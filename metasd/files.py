@@ -15,6 +15,13 @@ from metasd.errors import InputError, error_context, nearest
 _LOCK = ".lock"
 
 
+def as_path(value: object, what: str) -> Path:
+    """A path of text or a path; InputError, which says `what` was wanted, of anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{what} is given by its path; got {type(value).__name__}")
+    return Path(value)
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary path)`, flushes it to the disk and renames it to `path`.
 
@@ -156,8 +163,9 @@ def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds; InputError if it cannot be read, or sets a key twice."""
     import yaml  # compressed models are answered from without it
 
+    path = as_path(path, "a YAML file")
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
+        return yaml.load(path.read_text(encoding="utf-8"), _loader())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
