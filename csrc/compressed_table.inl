@@ -18,9 +18,7 @@ METASD_INLINE f32 values_at(const uint8_t* values, int64_t i) {
 #if METASD_LEVEL >= 512
     return (f32)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 2 * i)));
 #else
-    u16 half;
-    __builtin_memcpy(&half, values + 2 * i, sizeof half);
-    const u32 bits = widen_bits(half);
+    const u32 bits = widen_bits(read<u16>(values + 2 * i));
     const f32 magnitude = (f32)((bits & 0x7fffu) << 13) * 0x1p112f;  // subnormal ones as well
     return (f32)((u32)magnitude | (bits & 0x8000u) << 16);
 #endif
@@ -30,10 +28,13 @@ METASD_INLINE f32 values_at(const uint8_t* values, int64_t i) {
     const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + i));
     return (f32)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v));
 #else
-    int8_t v[kLanes];
-    __builtin_memcpy(v, values + i, sizeof v);
+    using bytes = int8_t __attribute__((vector_size(kPartBytes / 4)));
     f32 out;
-    for (int lane = 0; lane < kLanes; ++lane) out[lane] = v[lane];
+    for (int k = 0; k < f32::kParts; ++k) {
+      bytes v;
+      __builtin_memcpy(&v, values + i + k * sizeof v, sizeof v);
+      out.part[k] = __builtin_convertvector(v, f32::Part);
+    }
     return out;
 #endif
   }
@@ -44,23 +45,15 @@ METASD_INLINE f32 gather(const float* from, i32 index) {
   // Into zeros: what was in the register before would have to be waited for.
   return (f32)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)index, from, 4);
 #elif METASD_LEVEL >= 256
-  __m256i half[2];
-  __builtin_memcpy(half, &index, sizeof half);
-  const __m256 v[2] = {_mm256_i32gather_ps(from, half[0], 4), _mm256_i32gather_ps(from, half[1], 4)};
   f32 out;
-  __builtin_memcpy(&out, v, sizeof out);
+  for (int k = 0; k < f32::kParts; ++k)
+    out.part[k] = (f32::Part)_mm256_i32gather_ps(from, (__m256i)index.part[k], 4);
   return out;
 #else
   f32 out;
   for (int lane = 0; lane < kLanes; ++lane) out[lane] = from[index[lane]];
   return out;
 #endif
-}
-
-METASD_INLINE i32 load_index(const int32_t* from) {
-  i32 v;
-  __builtin_memcpy(&v, from, sizeof v);
-  return v;
 }
 
 // What `bytes` bytes at `from` are where the array ends at `end`: in place, or a copy with zeros after.
@@ -150,8 +143,8 @@ METASD_INLINE void read_columns(const CodedTable& t, int64_t row, int64_t begin,
       __builtin_memcpy(index + i, &column, sizeof column);
     }
     if (const int32_t rest = static_cast<int32_t>(count % kLanes)) {
-      i32 column = load_index(index + count - rest);
-      column = lane_ids() < rest ? column : i32{} + none;
+      i32 column = read<i32>(index + count - rest);
+      column = chosen(lane_ids() < rest, column, i32{} + none);
       __builtin_memcpy(index + count - rest, &column, sizeof column);
     }
 #else
@@ -298,7 +291,7 @@ struct Numbers {
         f32 sum{};
         for (int64_t i = 0; i < row.count; i += kLanes)
           sum += values_at<kKind>(row.values, i) *
-                 (row.index ? gather(q, load_index(row.index + i)) : load(q + i, All{}));
+                 (row.index ? gather(q, read<i32>(row.index + i)) : load(q + i, All{}));
         total[query][r] = sum * scale;
       }
     }
@@ -366,21 +359,14 @@ METASD_INLINE i32 dot_add(i32 sum, const uint8_t* codes, const int8_t* query) {
   }
   return sum;
 #elif METASD_LEVEL >= 256
-  __m256i part[2];
-  __builtin_memcpy(part, &sum, sizeof part);
   for (int quarter = 0; quarter < 4; ++quarter) {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * quarter));
     const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(query + 16 * quarter));
-    const __m256i product = _mm256_madd_epi16(_mm256_cvtepu8_epi16(x), _mm256_cvtepi8_epi16(q));
-    part[quarter % 2] = _mm256_add_epi32(part[quarter % 2], product);
+    sum.part[quarter % 2] += (i32::Part)_mm256_madd_epi16(_mm256_cvtepu8_epi16(x), _mm256_cvtepi8_epi16(q));
   }
-  __builtin_memcpy(&sum, part, sizeof part);
   return sum;
 #else
-  int32_t part[kLanes];
-  __builtin_memcpy(part, &sum, sizeof part);
-  for (int i = 0; i < 64; ++i) part[i % kLanes] += codes[i] * query[i];
-  __builtin_memcpy(&sum, part, sizeof part);
+  for (int i = 0; i < 64; ++i) sum[i % kLanes] += codes[i] * query[i];
   return sum;
 #endif
 }
@@ -538,8 +524,8 @@ struct Codes {
           }
         }
         for (int k = 0; k < kRows; ++k)
-          total[r + k] = __builtin_convertvector((i32)high[k], f32) * 256.0f +
-                         __builtin_convertvector((i32)low[k], f32);
+          total[r + k] = to_floats((i32)high[k]) * 256.0f +
+                         to_floats((i32)low[k]);
       }
       store(z + query * z_stride, scores_of(sums(total), scale, query), All{});
     }
@@ -613,8 +599,8 @@ struct Codes {
   void store_block(int64_t block, const int32_t* sums, f32 scale, float* z, int64_t z_stride) const {
     f32 scores[kLanes];
     for (int r = 0; r < kLanes; ++r)
-      scores[r] = __builtin_convertvector(load_index(sums + r * kLanes), f32) * 256.0f +
-                  __builtin_convertvector(load_index(sums + 256 + r * kLanes), f32);
+      scores[r] = to_floats(read<i32>(sums + r * kLanes)) * 256.0f +
+                  to_floats(read<i32>(sums + 256 + r * kLanes));
     transpose(scores);
     const int64_t first = block * kLanes;
     for (int64_t i = 0; i < std::min<int64_t>(kLanes, a.count_queries - first); ++i)
@@ -641,8 +627,8 @@ struct Codes {
           }
       for (int i = 0; i < kRows; ++i)
         for (int j = 0; j < kQueries; ++j)
-          total[j][r + i] = __builtin_convertvector(high[i][j], f32) * 256.0f +
-                            __builtin_convertvector(low[i][j], f32);
+          total[j][r + i] = to_floats(high[i][j]) * 256.0f +
+                            to_floats(low[i][j]);
     }
     for (int j = 0; j < kQueries; ++j)
       store(z + (query + j) * z_stride, scores_of(sums(total[j]), scale, query + j), All{});
@@ -664,7 +650,7 @@ METASD_INLINE void add_exponentials(const float* z, int64_t count, float inverse
   f32 sum{};
   vectors(0, count, [&](int64_t j, auto lanes) METASD_LAMBDA {
     const f32 x = keep(load(z + j, lanes) * inverse_temperature, -INFINITY, lanes) - top;
-    sum += exp_nonpositive<float>(x > 0.0f ? splat(0.0f) : x);  // a fused product may round above
+    sum += exp_nonpositive<float>(chosen(x > 0.0f, splat(0.0f), x));  // a fused product may round above
   });
   total = total * std::exp(max - top) + horizontal_sum(sum);
   max = top;

@@ -1,16 +1,5 @@
 // Passes over the magnitudes of weights for topk_mask.cpp. Included once per instruction set.
 
-// The 16 condition bits of a vector, lane 0 lowest.
-METASD_INLINE uint32_t bits_of(i32 condition) {
-#if METASD_LEVEL >= 512
-  return _mm512_movepi32_mask((__m512i)condition);
-#else
-  uint32_t bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(condition[i] & 1) << i;
-  return bits;
-#endif
-}
-
 template <class Lanes>
 METASD_INLINE u32 magnitude_bits(const float* p, Lanes lanes) {
   return (u32)load(p, lanes) & kMagnitudeBits;

@@ -29,7 +29,7 @@ struct Numbers {
   using Type = float;
   static constexpr int kPerStep = 1;
   METASD_INLINE Type rounded(float x) { return x; }
-  METASD_INLINE native spread(const float* a) { return native{} + *a; }
+  METASD_INLINE native spread(const float* a) { return *a - native{}; }
   METASD_INLINE native product(native a, native b, native sum) { return sum + a * b; }
 };
 #if METASD_LEVEL == 513
@@ -142,7 +142,7 @@ METASD_INLINE void multiply_packed(const PackedRows& a, int64_t first, int64_t r
           __builtin_memcpy(&sum[p][v], z + p * z_panel + n * kLanes + v * kNative, sizeof(native));
       }
     for (int64_t i = a.starts[first + n]; i < a.starts[first + n + 1]; ++i) {
-      const native weight = native{} + a.weights[i];
+      const native weight = Numbers::spread(a.weights.get() + i);
       const int64_t column = a.columns[i] * kLanes;
       for (int p = 0; p < kPanels; ++p)
         for (int v = 0; v < kVectors; ++v) {
@@ -171,7 +171,7 @@ METASD_INLINE f32 chance(u32 query, uint32_t entity) {
   u32 x = (query ^ entity) * 0x7feb352du;
   x = (x ^ (x >> 15)) * 0x846ca68bu;
   x ^= x >> 16;
-  return __builtin_convertvector((i32)(x >> 8), f32) * 0x1p-24f;
+  return to_floats((i32)(x >> 8)) * 0x1p-24f;
 }
 
 // ---- the engine ------------------------------------------------------------------------------------
@@ -377,8 +377,7 @@ class Strips {
 
   void note_targets(const Group& at, int64_t p, int64_t start, int64_t rows,
                     const float* const* z, f32* stat) const {
-    i32 row;
-    __builtin_memcpy(&row, targets_.get() + (at.first + p) * kLanes, sizeof row);
+    i32 row = read<i32>(targets_.get() + (at.first + p) * kLanes);
     row -= static_cast<int32_t>(start);
     if (!any((row >= 0) & (row < static_cast<int32_t>(rows)))) return;
     for (int lane = 0; lane < kLanes; ++lane)
@@ -442,8 +441,7 @@ class Strips {
     const f32 weight = load(weights_.get() + first_query, All{});
     const float* z[Loss::kScores];
     for (int s = 0; s < Loss::kScores; ++s) z[s] = scores(at, s, p, start);
-    i32 target;
-    __builtin_memcpy(&target, targets_.get() + first_query, sizeof target);
+    i32 target = read<i32>(targets_.get() + first_query);
     target -= static_cast<int32_t>(start);
     for (int64_t n = 0; n < rows; ++n) {
       f32 here[Loss::kScores], g[Loss::kScores];
@@ -451,13 +449,14 @@ class Strips {
       Loss::gradient(loss_, here, factors, g);
       for (int s = 0; s < Loss::kScores; ++s) {
         if (!learns(s)) continue;
-        if constexpr (Loss::kHasTargets) g[s] = target == static_cast<int32_t>(n) ? g[s] - weight : g[s];
-        const f32 magnitude = g[s] < 0.0f ? -g[s] : g[s];
+        if constexpr (Loss::kHasTargets) g[s] = chosen(target == static_cast<int32_t>(n), g[s] - weight, g[s]);
+        const f32 magnitude = chosen(g[s] < 0.0f, -g[s], g[s]);
         const i32 kept = magnitude > chance(keys[s], entity_keys[n]) * limit;
-        if (!any(kept)) continue;
-        const f32 least = larger(magnitude, limit), value = g[s] < 0.0f ? -least : least;
-        for (int lane = 0; lane < kLanes; ++lane) {
-          if (!kept[lane]) continue;
+        uint32_t lanes = bits_of(kept);
+        if (!lanes) continue;
+        const f32 least = larger(magnitude, limit), value = chosen(g[s] < 0.0f, -least, least);
+        for (; lanes; lanes &= lanes - 1) {
+          const int lane = __builtin_ctz(lanes);
           const Entry entry{static_cast<int32_t>(start + n), static_cast<int32_t>(first_query + lane),
                             value[lane]};
           notes[s]->entries.push_back(entry);
@@ -506,7 +505,7 @@ class Strips {
         const uint32_t* mask = right.grad_mask ? right.grad_mask + (start + n) * words : nullptr;
         vectors(0, width, [&](int64_t j, auto lanes) METASD_LAMBDA {
           f32 v = load(from + j, lanes);
-          if (mask) v = mask_lanes(mask[j / 32], j / kLanes % 2) ? v : f32{};
+          if (mask) v = chosen(mask_lanes(mask[j / 32], j / kLanes % 2), v, f32{});
           if (right.add) v += load(to + j, lanes);
           store(to + j, v, lanes);
         });

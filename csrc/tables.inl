@@ -9,7 +9,7 @@ template <class Out, class In>
 METASD_INLINE void copy_row(Out* to, const In* from, const uint32_t* words, int64_t cols) {
   vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
     f32 v = load(from + j, lanes);
-    if (words) v = mask_at(words, j) ? v : splat(0.0f);
+    if (words) v = chosen(mask_at(words, j), v, splat(0.0f));
     store(to + j, v, lanes);
   });
 }
@@ -32,7 +32,7 @@ METASD_INLINE void accumulate_row(float* to, const In* from, const uint32_t* wor
                                   bool add) {
   vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
     f32 v = load(from + j, lanes);
-    if (words) v = mask_at(words, j) ? v : splat(0.0f);
+    if (words) v = chosen(mask_at(words, j), v, splat(0.0f));
     if (add) v += load(to + j, lanes);
     store(to + j, v, lanes);
   });
@@ -63,7 +63,7 @@ void accumulate_transposed(const TransposeArgs& a) {
       transpose(tile);
       for (int i = 0; i < height; ++i) {
         f32 v = tile[i];
-        if (a.mask) v = mask_at(a.mask + (first + i) * a.words, j) ? v : splat(0.0f);
+        if (a.mask) v = chosen(mask_at(a.mask + (first + i) * a.words, j), v, splat(0.0f));
         float* to = a.to + (first + i) * a.cols + j;
         if (a.add) v += load(to, lanes);
         store(to, v, lanes);
@@ -120,18 +120,18 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
   constexpr float kRound = 0x1.8p23f;  // adding it rounds to a whole number, halves to the even one
   const auto kept = [&](int64_t j, auto lanes) METASD_LAMBDA {
     const f32 v = load(from + j, lanes);
-    return words ? (mask_at(words, j) ? v : splat(0.0f)) : v;
+    return words ? chosen(mask_at(words, j), v, splat(0.0f)) : v;
   };
-  const auto magnitude = [](f32 v) METASD_LAMBDA { return v < 0.0f ? -v : v; };
+  const auto magnitude = [](f32 v) METASD_LAMBDA { return chosen(v < 0.0f, -v, v); };
   const float last = static_cast<float>(format.levels);
   const auto whole_steps = [&](f32 v, float step) METASD_LAMBDA {
     if (format.zero) {
       const f32 steps = (v / step + kRound) - kRound;
-      return steps > last ? splat(last) : steps < -last ? splat(-last) : steps;
+      return chosen(steps > last, splat(last), chosen(steps < -last, splat(-last), steps));
     }
     const f32 below = (magnitude(v) / (2.0f * step) - 0.5f + kRound) - kRound;
-    const f32 odd = 2.0f * below + 1.0f, steps = odd > last ? splat(last) : odd;
-    return v < 0.0f ? -steps : v > 0.0f ? steps : splat(0.0f);
+    const f32 odd = 2.0f * below + 1.0f, steps = chosen(odd > last, splat(last), odd);
+    return chosen(v < 0.0f, -steps, chosen(v > 0.0f, steps, splat(0.0f)));
   };
 
   f32 largest{}, sum{}, count{};
@@ -139,7 +139,7 @@ METASD_INLINE float quantize_row(const float* from, const uint32_t* words, float
     const f32 v = magnitude(kept(j, lanes));
     largest = larger(largest, v);
     sum += v;
-    count += v > 0.0f ? splat(1.0f) : splat(0.0f);
+    count += chosen(v > 0.0f, splat(1.0f), splat(0.0f));
   });
   const float mean = horizontal_sum(sum) / std::fmax(horizontal_sum(count), 1.0f);
   float rounding = 0, scale = 0;  // the step that weights are rounded with, and the one fitted to it
