@@ -2,8 +2,9 @@
 
 Installed as `metasd.kernels`. Kernels know tensors, never models, graphs or configurations. Every
 operation has one schema in the `metasd::` namespace of `torch.library`, a plain-torch reference
-(any device, fp32 and fp64), a CPU kernel that streams score blocks or keeps them in registers, a CUDA kernel (`gpu`) and a fake for `torch.compile`. A module has
-the name of its operation; names with an underscore are what operations share.
+(any device, fp32 and fp64), a CPU kernel that streams score blocks or keeps them in the caches, a
+CUDA kernel (`gpu`) and a fake for `torch.compile`. A module has the name of its operation; names
+with an underscore are what operations share.
 """
 
 if __name__ == "kernels":

@@ -1,12 +1,13 @@
 """Which entries of a gradient in the scores are kept, and at what value.
 
 Most entries of such a gradient are nearly zero. With a threshold t an entry g stays as it is where
-|g| >= t; any other becomes t with its sign, with probability |g| / t, or else zero. That is right on
-average, and the products with it cost what few entries cost. Chance is a function of a key, the
+|g| >= t; any other becomes t with its sign, with probability |g| / t, or else zero. That is right
+on average, and the products with it cost what few entries cost. Chance is a function of a key, the
 query and the entity: it does not depend on blocks, threads or processes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def sampled(
-    g: Tensor, limit: Tensor | float, threshold: float, draw: list[int], score: int = 0
+    g: Tensor, limit: Tensor | float, threshold: float, draw: Sequence[int], score: int = 0
 ) -> Tensor:
     """The kept entries of g (B, N), zero elsewhere; g itself where the threshold is 0.
 

@@ -1,8 +1,8 @@
 """Losses that run whole, from queries to gradients, in one compiled pass: which, and with what.
 
-Two engines do so: tile registers (csrc/amx_losses.cpp), where the processor has them, and strips of
-scores in vector registers (csrc/strips.inl) for gradients that are sampled. Otherwise a loss streams
-score blocks through the library's products (`_stream`).
+Two engines do so: tile registers (csrc/amx_losses.cpp), where the processor has them, and strips
+of scores in vector registers (csrc/strips.inl), for gradients that are sampled. Otherwise a loss
+streams score blocks through the library's products (`_stream`).
 """
 
 from collections.abc import Callable

@@ -4,7 +4,7 @@ With a, b the softmaxes of two models at temperature tau, `K(a, b) = wf KL(a || 
 mean over rows (Li et al., MetaSD, Findings of EMNLP 2022).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -184,9 +184,9 @@ class Arguments(NamedTuple):
     mutual: bool
     precision: str
     score_memory: int
-    group: str
-    threshold: float
-    draw: list[int]
+    group: str = ""
+    threshold: float = 0.0
+    draw: Sequence[int] = ()
 
     @property
     def batch(self) -> int:
@@ -211,8 +211,8 @@ class Arguments(NamedTuple):
 _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor entities, Tensor? mask, Tensor? pruned, "
     "Tensor targets, Tensor? weight, float temperature, float forward_weight, "
-    "float backward_weight, bool mutual, str precision, int score_memory, str group, "
-    "float threshold, int[] draw) "
+    "float backward_weight, bool mutual, str precision, int score_memory, str group='', "
+    "float threshold=0.0, int[] draw=[]) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""

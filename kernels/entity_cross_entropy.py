@@ -1,5 +1,6 @@
 """Cross entropy of 1-N (1vsAll) scores: loss and gradients in one streamed pass."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -135,9 +136,9 @@ def _reference(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str,
-    threshold: float,
-    draw: list[int],
+    group: str = "",
+    threshold: float = 0.0,
+    draw: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     refuse_group(group, entities.dtype)
     check_range("targets", targets, entities.shape[0])
@@ -163,7 +164,14 @@ def cross_entropy_of(
 SUMS: Sums = [(0, 1.0), None]
 """Statistics per row: maximum; sum of exp(z - maximum); the target's score."""
 
-_entity_cross_entropy = operation("entity_cross_entropy", _reference)
+_SCHEMA = (
+    "(Tensor queries, Tensor entities, Tensor targets, Tensor? mask, Tensor? pruned, "
+    "Tensor? weight, str precision, int score_memory, str group='', float threshold=0.0, "
+    "int[] draw=[]) -> (Tensor, Tensor, Tensor)"
+)
+"""(loss, dq, dE)."""
+
+_entity_cross_entropy = operation("entity_cross_entropy", _reference, schema=_SCHEMA)
 
 
 @fp32_kernel("entity_cross_entropy", "cpu")
@@ -176,9 +184,9 @@ def _cpu(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str,
-    threshold: float,
-    draw: list[int],
+    group: str = "",
+    threshold: float = 0.0,
+    draw: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
@@ -257,9 +265,9 @@ def _fake(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str,
-    threshold: float,
-    draw: list[int],
+    group: str = "",
+    threshold: float = 0.0,
+    draw: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
 

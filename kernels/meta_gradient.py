@@ -1,6 +1,6 @@
 """The meta gradient: the quiz loss's gradient in the source, through the inner step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -112,9 +112,9 @@ class Arguments(NamedTuple):
     inner_lr: float
     precision: str
     score_memory: int
-    group: str
-    threshold: float
-    draw: list[int]
+    group: str = ""
+    threshold: float = 0.0
+    draw: Sequence[int] = ()
 
     @property
     def batch(self) -> int:
@@ -129,8 +129,8 @@ class Arguments(NamedTuple):
 _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor dq_pruned, Tensor entities, Tensor dentities, "
     "Tensor? mask, Tensor? pruned, float temperature, float forward_weight, "
-    "float backward_weight, float inner_lr, str precision, int score_memory, str group, "
-    "float threshold, int[] draw) "
+    "float backward_weight, float inner_lr, str precision, int score_memory, str group='', "
+    "float threshold=0.0, int[] draw=[]) "
     "-> (Tensor, Tensor)"
 )
 """(dq_s, dE)."""

@@ -85,49 +85,35 @@ def amx() -> bool: ...
 _Lefts = list[tuple[int, int]]
 _Rights = list[tuple[int, int, int, int, bool]]
 
-def amx_cross_entropy(
-    lefts: _Lefts,
-    rights: _Rights,
-    queries: int,
-    entities: int,
-    width: int,
-    targets: int,
-    weight: int,
-    scale: float,
-    stats: int,
-    phase: int,
-    threads: int,
-) -> None: ...
-def amx_distillation(
-    lefts: _Lefts,
-    rights: _Rights,
-    queries: int,
-    entities: int,
-    width: int,
-    targets: int,
-    weight: int,
-    scale: float,
-    stats: int,
-    phase: int,
-    threads: int,
-    temperature: float,
-    difference_weight: float,
-    logarithm_weight: float,
-) -> None: ...
-def amx_meta(
-    lefts: _Lefts,
-    rights: _Rights,
-    queries: int,
-    entities: int,
-    width: int,
-    scale: float,
-    stats: int,
-    phase: int,
-    threads: int,
-    temperature: float,
-    forward_weight: float,
-    backward_weight: float,
-) -> None: ...
+class LossArgs:
+    def __init__(
+        self,
+        *,
+        lefts: list[tuple[int, int]],
+        rights: list[tuple[int, int, int, int, bool]],
+        queries: int,
+        entities: int,
+        width: int,
+        targets: int,
+        weight: int,
+        scale: float,
+        stats: int,
+        phase: int,
+        threads: int,
+        half: bool,
+        memory: int,
+        threshold: float,
+        key: int,
+        first_query: int,
+        first_entity: int,
+    ) -> None: ...
+
+def amx_cross_entropy(args: LossArgs) -> None: ...
+def amx_distillation(args: LossArgs, weights: list[float]) -> None: ...
+def amx_meta(args: LossArgs, weights: list[float]) -> None: ...
+def strip_cross_entropy(args: LossArgs) -> None: ...
+def strip_distillation(args: LossArgs, weights: list[float]) -> None: ...
+def strip_meta(args: LossArgs, weights: list[float]) -> None: ...
 def rank(
     z: int,
     half: bool,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -54,6 +54,12 @@ class TrainConfig(_Section):
         "auto", description="of matrix products; auto: bf16 where the processor is fast at it"
     )
     score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for blocks of scores")
+    gradient_sampling: Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        "auto",
+        description="threshold below which an entry of a softmax's gradient is kept only with the "
+        "probability that makes it right on average; auto: 0.01 where that saves time, on CPUs "
+        "without tile registers; off, and on a GPU: every entry counts",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 
 

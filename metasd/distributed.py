@@ -118,6 +118,10 @@ class ProcessGrid:
         """This replica's share of a batch (B, ...)."""
         return triples[_part(len(triples), self.replica, self.replicas)]
 
+    def replica_start(self, count: int) -> int:
+        """The number of this replica's first triple in a batch of so many."""
+        return count * self.replica // self.replicas
+
     def shard_slice(self, batch: Tensor) -> Tensor:
         """The part of a replica's batch (B, ...) that this shard makes queries of."""
         return batch[_part(len(batch), self.shard, self.shards)]

@@ -2,6 +2,8 @@
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,no-any-return"
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,9 +25,9 @@ def entity_cross_entropy(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str,
-    threshold: float,
-    draw: list[int],
+    group: str = "",
+    threshold: float = 0.0,
+    draw: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`metasd::entity_cross_entropy` for fp32 tables; no entry is sampled."""
     row_weight = row_weights(targets, weight, entities.shape[0], group)

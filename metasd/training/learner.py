@@ -21,6 +21,7 @@ from metasd.models.model import Model
 
 from . import schedule
 from .checkpoint import Checkpoint, Layout, restore_model
+from .sampling import key
 from .step import Batch, Step
 from .warm_start import WarmStart, take_source
 
@@ -107,12 +108,16 @@ class Learner:
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
         count = len(self.triples)
         triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
+
+        def batch(of: Epoch, at: int) -> Batch:
+            return step.batch(*of.columns(at), key(settings.seed, epoch, at))
+
         if settings.objective != "metasd":
-            return lambda at: (step.batch(*triples.columns(at)), None)
+            return lambda at: (batch(triples, at), None)
         quiz_size = min(self.config.distill.quiz_batch_size or settings.batch_size, len(self.quiz))
         length = self.steps_per_epoch * quiz_size
         quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
-        return lambda at: (step.batch(*triples.columns(at)), step.batch(*quiz.columns(at)))
+        return lambda at: (batch(triples, at), batch(quiz, at))
 
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         """Trains the steps of an epoch at the rates that they have in a run; yields losses."""

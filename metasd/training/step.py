@@ -15,6 +15,7 @@ Steps 1 and 2 are the meta step. With separate weights the compact step takes th
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
@@ -25,6 +26,7 @@ from metasd.distributed import LocalRows, RowIndex
 from metasd.models.model import Model
 from metasd.models.regularizers import PENALTIES
 
+from . import sampling
 from .schedule import Phase
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Batch(NamedTuple):
 
     `heads`, `relations` and `tails` lead to the rows of this process's (b,) triples; `targets`
     int64 (B,) are the tails of all triples of its replica, counted from the first entity of its
-    block; `share` is what the replica has of the whole batch.
+    block; `share` is what the replica has of the whole batch, and `first` the number of its first
+    triple there. `key` is what chance depends on.
     """
 
     heads: RowIndex
@@ -44,6 +47,14 @@ class Batch(NamedTuple):
     tails: RowIndex
     targets: Tensor
     share: float = 1.0
+    first: int = 0
+    key: int = 0
+
+
+class Loss(Enum):
+    """What is drawn anew for each loss of a step."""
+
+    SOURCE, INNER, QUIZ, META, MUTUAL = range(5)
 
 
 @dataclass
@@ -98,6 +109,7 @@ class Streaming(TypedDict):
     precision: str
     score_memory: int
     group: str
+    sampling: kernels.Sampling
 
 
 class Step:
@@ -108,6 +120,7 @@ class Step:
     ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         tables = (model.entities, model.relations)
+        self.threshold = sampling.threshold(config, model.num_entities, model.entities.device)
         self.optimizer = self._adagrad(tables, config.train.lr)
         self.meta_optimizer = self._adagrad(tables, config.distill.meta_lr)
         self.compact_optimizer: torch.optim.Optimizer | None = None
@@ -169,7 +182,7 @@ class Step:
         shares = [quiz.share if quiz and name == "quiz" else batch.share for name in losses]
         return self.model.processes.sum_losses(losses, shares)
 
-    def batch(self, heads: Tensor, relations: Tensor, tails: Tensor) -> Batch:
+    def batch(self, heads: Tensor, relations: Tensor, tails: Tensor, key: int = 0) -> Batch:
         """A batch of which every process is given all: three int64 columns (B,)."""
         processes, entities = self.model.processes, self.model.num_entities
         columns = [processes.replica_slice(column) for column in (heads, relations, tails)]
@@ -180,6 +193,8 @@ class Step:
             processes.row_index(columns[2], entities, self.model.tail_offset),
             columns[2] - first if first else columns[2],
             len(columns[0]) / max(len(heads), 1),
+            processes.replica_start(len(heads)),
+            key,
         )
 
     # Step 0
@@ -217,7 +232,7 @@ class Step:
             *self._distillation(),
             inner_lr=self.config.distill.inner_lr,
             pruned=self._whole_candidates(compact.tables),
-            **self._streaming(),
+            **self._streaming(batch, Loss.META),
         )
         gradients = self._new_gradients(grad_entities)
         self._backward(source, [(source.query, self._returned(grad_query))], gradients)
@@ -242,7 +257,7 @@ class Step:
             *self._distillation(),
             weight=self.entity_weights,
             pruned=self._whole_candidates(compact.tables),
-            **self._streaming(),
+            **self._streaming(compact.batch, Loss.INNER),
         )
         loss = loss / self.model.processes.shards
         return loss, self._returned(grad_query), self._new_gradients(grad_entities)
@@ -259,7 +274,7 @@ class Step:
             self.model.masks,
         )
         temporary = self._encode(stepped, quiz, tails=False)
-        quiz_loss, grad_query, v = self._cross_entropy(temporary)
+        quiz_loss, grad_query, v = self._cross_entropy(temporary, Loss.QUIZ)
         self._backward(temporary, [(temporary.query, grad_query)], v)
         self._sum(v, quiz)
         return inner_loss, quiz_loss, v
@@ -278,7 +293,7 @@ class Step:
                 *self._distillation(),
                 weight=self.entity_weights,
                 pruned=self._whole_candidates(compact.tables),
-                **self._streaming(),
+                **self._streaming(batch, Loss.MUTUAL),
             )
         )
         gradients, shards = self._new_gradients(grad_entities), self.model.processes.shards
@@ -340,7 +355,9 @@ class Step:
         query = self.model.scoring.query(rows.head, rows.relation)
         return Encoded(tables, batch, rows, query, self._shared(query.detach(), batch))
 
-    def _cross_entropy(self, model: Encoded) -> tuple[Tensor, Tensor, Gradients]:
+    def _cross_entropy(
+        self, model: Encoded, loss_of: Loss = Loss.SOURCE
+    ) -> tuple[Tensor, Tensor, Gradients]:
         """Cross entropy over entities: (loss, gradient of the queries, gradients of the tables)."""
         loss, grad_query, grad_entities = kernels.entity_cross_entropy_gradients(
             model.queries,
@@ -348,7 +365,7 @@ class Step:
             model.batch.targets,
             self.model.candidates(model.tables.masks[0]) if model.tables.masks else None,
             weight=self.entity_weights,
-            **self._streaming(),
+            **self._streaming(model.batch, loss_of),
         )
         loss = loss / self.model.processes.shards
         return loss, self._returned(grad_query), self._new_gradients(grad_entities)
@@ -453,10 +470,13 @@ class Step:
             return settings.temperature, 0.0, 0.0
         return settings.temperature, settings.forward_weight, settings.backward_weight
 
-    def _streaming(self) -> Streaming:
-        settings = self.config.train
+    def _streaming(self, batch: Batch, loss: Loss) -> Streaming:
+        settings, processes = self.config.train, self.model.processes
+        first_entity = processes.block(self.model.num_entities).start
+        drawn = sampling.key(batch.key, loss.value)
         return {
             "precision": settings.precision,
             "score_memory": settings.score_memory,
-            "group": self.model.processes.group,
+            "group": processes.group,
+            "sampling": kernels.Sampling(self.threshold, drawn, batch.first, first_entity),
         }

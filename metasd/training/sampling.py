@@ -1,0 +1,38 @@
+"""Sampled gradients in training: the threshold, and a key for every loss of every step."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from metasd import kernels
+
+if TYPE_CHECKING:
+    from metasd.config import Config  # benchmarks/gpu.py runs where there is no pydantic
+
+AUTO = 0.01
+"""The threshold of `train.gradient_sampling = auto`."""
+
+_FEWEST = 2000
+"""Entities from which sampling saves time: up to 1 / threshold of a row's entries are kept."""
+
+
+def threshold(config: "Config", entities: int, device: torch.device) -> float:
+    """`train.gradient_sampling` as `kernels.Sampling` takes it; 0 keeps every entry.
+
+    `auto` samples where that is faster: on a processor without tile registers, from some entities
+    on. On a GPU gradients are always exact.
+    """
+    wanted = config.train.gradient_sampling
+    if device.type != "cpu" or wanted == "off":
+        return 0.0
+    if wanted != "auto":
+        return float(wanted)
+    tiles = kernels.uses_amx(config.train.precision)
+    return AUTO if entities >= _FEWEST and not tiles else 0.0
+
+
+def key(*numbers: int) -> int:
+    """63 well mixed bits of seed, epoch, step, and what else tells two draws apart."""
+    text = ",".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
