@@ -173,7 +173,7 @@ const Engine kEngine = {"avx512", score, decode, check};
 #pragma GCC diagnostic pop
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma,bmi2,popcnt")
+#pragma GCC target("avx2,fma,f16c,bmi2,popcnt")
 #undef METASD_LEVEL
 #define METASD_LEVEL 256
 namespace metasd::engine_avx2 {

@@ -17,6 +17,12 @@ METASD_INLINE f32 values_at(const uint8_t* values, int64_t i) {
   } else if constexpr (kKind == Values::kF16) {
 #if METASD_LEVEL >= 512
     return (f32)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 2 * i)));
+#elif METASD_LEVEL >= 256
+    f32 out;
+    for (int k = 0; k < f32::kParts; ++k)
+      out.part[k] = (f32::Part)_mm256_cvtph_ps(
+          _mm_loadu_si128(reinterpret_cast<const __m128i*>(values + 2 * i + 16 * k)));
+    return out;
 #else
     const u32 bits = widen_bits(read<u16>(values + 2 * i));
     const f32 magnitude = (f32)((bits & 0x7fffu) << 13) * 0x1p112f;  // subnormal ones as well
@@ -81,7 +87,7 @@ struct Row {
   const int32_t* index;  // null: every column
 };
 
-#if METASD_LEVEL >= 512
+#if METASD_LEVEL >= 256
 // Columns from sixteen gaps: last + the sum of the gaps so far + one each; `last` is left at the end.
 struct RunningSum {
 #if METASD_VNNI
@@ -107,7 +113,7 @@ struct RunningSum {
     __builtin_memcpy(&bytes, gaps, sizeof bytes);
     return _mm512_set1_epi32(bytes);
   }
-#else
+#elif METASD_LEVEL >= 512
   template <int kBy>
   static METASD_INLINE_MEMBER __m512i up(__m512i v) {  // to higher lanes, zeros come first
     return _mm512_alignr_epi32(v, _mm512_setzero_si512(), kLanes - kBy);
@@ -123,6 +129,25 @@ struct RunningSum {
     last = (i32)_mm512_permutexvar_epi32(_mm512_set1_epi32(15), column);
     return (i32)column;
   }
+#else
+  METASD_INLINE_MEMBER i32 operator()(const uint8_t* gaps, i32& last) const {
+    const __m256i highest = _mm256_set1_epi32(7);
+    __m256i before = (__m256i)last.part[0];
+    i32 columns;
+    for (int k = 0; k < i32::kParts; ++k) {
+      const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(gaps + 8 * k));
+      __m256i column = _mm256_add_epi32(_mm256_cvtepu8_epi32(bytes), _mm256_set1_epi32(1));
+      column = _mm256_add_epi32(column, _mm256_slli_si256(column, 4));  // within the halves
+      column = _mm256_add_epi32(column, _mm256_slli_si256(column, 8));
+      const __m256i lower = _mm256_permute2x128_si256(column, column, 0x08);
+      column = _mm256_add_epi32(column, _mm256_shuffle_epi32(lower, 0xff));
+      column = _mm256_add_epi32(column, before);
+      before = _mm256_permutevar8x32_epi32(column, highest);
+      columns.part[k] = (i32::Part)column;
+    }
+    last.part[0] = (i32::Part)before;
+    return columns;
+  }
 #endif
 };
 #endif
@@ -135,17 +160,13 @@ METASD_INLINE void read_columns(const CodedTable& t, int64_t row, int64_t begin,
   const int64_t whole = whole_vectors(count);
   if (t.code == Columns::kDelta8) {
     const uint8_t* gap = readable(t.columns + begin, whole, t.columns + t.column_bytes, s.codes);
-#if METASD_LEVEL >= 512
+#if METASD_LEVEL >= 256
     const RunningSum sum;
     i32 last = i32{} - 1;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const i32 column = sum(gap + i, last);
-      __builtin_memcpy(index + i, &column, sizeof column);
-    }
+    for (int64_t i = 0; i < whole; i += kLanes) write(index + i, sum(gap + i, last));
     if (const int32_t rest = static_cast<int32_t>(count % kLanes)) {
-      i32 column = read<i32>(index + count - rest);
-      column = chosen(lane_ids() < rest, column, i32{} + none);
-      __builtin_memcpy(index + count - rest, &column, sizeof column);
+      const i32 column = read<i32>(index + count - rest);
+      write(index + count - rest, chosen(lane_ids() < rest, column, i32{} + none));
     }
 #else
     int32_t column = -1;
@@ -240,7 +261,7 @@ struct Numbers {
       strip_of_many(rows, count, z, z_stride, s);
   }
 
-#if METASD_LEVEL >= 512
+#if METASD_LEVEL >= 256
   // Columns go from their code to the gather in registers.
   void strip_of_gaps(const int64_t* rows, int count, float* z, Scratch& s) const {
     const CodedTable& t = a.table;
@@ -267,7 +288,7 @@ struct Numbers {
       if (i < n) {
         const i32 column = running(gap + i, last);
         const i32 inside = lane_ids() < static_cast<int32_t>(n - i);
-        sum += values_at<kKind>(values, i) * gather(q, inside ? column : none);
+        sum += values_at<kKind>(values, i) * gather(q, chosen(inside, column, none));
       }
       total[r] = t.scale ? sum * t.scale[row] : sum;
     }
@@ -276,7 +297,7 @@ struct Numbers {
 #endif
 
   void strip_of_few(const int64_t* rows, int count, float* z, int64_t z_stride, Scratch& s) const {
-#if METASD_LEVEL >= 512
+#if METASD_LEVEL >= 256
     if (a.table.code == Columns::kDelta8 && a.count_queries == 1)
       return strip_of_gaps(rows, count, z, s);
 #endif
@@ -346,27 +367,44 @@ struct Numbers {
   }
 };
 
-// Adds to sixteen sums the products of four bytes each: codes without sign, query bytes with one.
-METASD_INLINE i32 dot_add(i32 sum, const uint8_t* codes, const int8_t* query) {
+// Adds to sixteen sums the products of four bytes each: codes without sign, query bytes with one. Small
+// codes are below 16: sums of two products fit in 16 bits.
+template <bool kSmall>
+METASD_INLINE i32 dot_add(i32 sum, u32 codes, const int8_t* query) {
 #if METASD_VNNI
-  const __m512i x = _mm512_loadu_si512(codes), q = _mm512_loadu_si512(query);
-  return (i32)_mm512_dpbusd_epi32((__m512i)sum, x, q);
+  return (i32)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_loadu_si512(query));
 #elif METASD_LEVEL >= 512
-  for (int half = 0; half < 64; half += 32) {
-    const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + half));
-    const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + half));
-    sum += (i32)_mm512_madd_epi16(_mm512_cvtepu8_epi16(x), _mm512_cvtepi8_epi16(q));
+  const __m512i x = (__m512i)codes;
+  if (kSmall) {
+    const __m512i pairs = _mm512_maddubs_epi16(x, _mm512_loadu_si512(query));
+    return sum + (i32)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+  }
+  const __m256i halves[2] = {_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1)};
+  for (int k = 0; k < 2; ++k) {
+    const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + 32 * k));
+    sum += (i32)_mm512_madd_epi16(_mm512_cvtepu8_epi16(halves[k]), _mm512_cvtepi8_epi16(q));
   }
   return sum;
 #elif METASD_LEVEL >= 256
-  for (int quarter = 0; quarter < 4; ++quarter) {
-    const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * quarter));
-    const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(query + 16 * quarter));
-    sum.part[quarter % 2] += (i32::Part)_mm256_madd_epi16(_mm256_cvtepu8_epi16(x), _mm256_cvtepi8_epi16(q));
+  for (int k = 0; k < i32::kParts; ++k) {
+    const __m256i x = (__m256i)codes.part[k];
+    const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + 32 * k));
+    if (kSmall) {
+      const __m256i pairs = _mm256_maddubs_epi16(x, q);
+      sum.part[k] += (i32::Part)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+      continue;
+    }
+    const __m128i halves[2][2] = {{_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)},
+                                  {_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)}};
+    for (int h = 0; h < 2; ++h)
+      sum.part[k] += (i32::Part)_mm256_madd_epi16(_mm256_cvtepu8_epi16(halves[0][h]),
+                                                  _mm256_cvtepi8_epi16(halves[1][h]));
   }
   return sum;
 #else
-  for (int i = 0; i < 64; ++i) sum[i % kLanes] += codes[i] * query[i];
+  uint8_t bytes[64];
+  write(bytes, codes);
+  for (int i = 0; i < 64; ++i) sum[i % kLanes] += bytes[i] * query[i];
   return sum;
 #endif
 }
@@ -395,7 +433,7 @@ template <Values kKind>
 struct Codes {
   static constexpr int kPlanes = Packed<kKind>::kPlanes, kVectors = Packed<kKind>::kVectors;
   static constexpr int kOffset = code_offset(kKind);
-  static constexpr bool kTiles = METASD_TILES;
+  static constexpr bool kTiles = METASD_TILES, kSmall = kPlanes > 1;
   static constexpr int64_t kTileQueries = 8;  // fewer fill too little of a tile
 
   const ScoreArgs& a;
@@ -413,7 +451,7 @@ struct Codes {
         size(kPlanes * plane), queries(2 * size * a.count_queries), step(a.count_queries), half(a.count_queries),
         bias(2 * a.count_queries) {
     const int64_t width = a.table.width;
-    const std::vector<uint8_t> offsets(64, kOffset);
+    const u32 offsets = u32{} + 0x01010101u * kOffset;
     for (int64_t query = 0; query < a.count_queries; ++query) {
       const float* q = a.queries + query * width;
       int8_t *high = queries.data() + 2 * size * query, *low = high + size;
@@ -430,7 +468,7 @@ struct Codes {
       for (int part = 0; part < 2; ++part) {
         i32 sum{};
         for (int64_t i = 0; i < size; i += 64)
-          sum = dot_add(sum, offsets.data(), high + part * size + i);
+          sum = dot_add<kSmall>(sum, offsets, high + part * size + i);
         bias[2 * query + part] = -sum;
       }
     }
@@ -457,13 +495,12 @@ struct Codes {
         __builtin_prefetch(source + kLanes * bytes);  // the strip after this one
         const int64_t there = std::min<int64_t>(64, end - source);
         if (there == 64)
-          __builtin_memcpy(&packed.bits[v], source, 64);
+          packed.bits[v] = read<u32>(source);
         else if (there > 0)
           std::memcpy(&packed.bits[v], source, there);
       }
       for (int p = 0; p < kPlanes; ++p) {
-        const u32 codes = packed.plane(p);
-        __builtin_memcpy(to + p * plane + i, &codes, sizeof codes);
+        write(to + p * plane + i, packed.plane(p));
       }
     }
     return to;
@@ -473,7 +510,7 @@ struct Codes {
 #if METASD_TILES
     if (a.count_queries >= kTileQueries) return strip_of_tiles(rows, count, z, z_stride, s);
 #endif
-#if METASD_VNNI
+#if METASD_LEVEL >= 256
     if (kPlanes > 1 && a.count_queries < 4 && strip_of_packed(rows, count, z, z_stride)) return;
 #endif
     const uint8_t* codes[kLanes];
@@ -483,11 +520,14 @@ struct Codes {
       scale[r] = a.table.scale[rows[r < count ? r : 0]];
     }
     int64_t query = 0;
-    for (; query + 4 <= a.count_queries; query += 4) products<2, 4>(codes, scale, query, z, z_stride);
+    if (METASD_LEVEL >= 512)
+      for (; query + 4 <= a.count_queries; query += 4) products<2, 4>(codes, scale, query, z, z_stride);
+    else
+      for (; query + 2 <= a.count_queries; query += 2) products<1, 2>(codes, scale, query, z, z_stride);
     for (; query < a.count_queries; ++query) products<4, 1>(codes, scale, query, z, z_stride);
   }
 
-#if METASD_VNNI
+#if METASD_LEVEL >= 256
   // Few queries: codes go from their bytes to the products in registers. False near the array's end,
   // where whole vectors cannot be read.
   bool strip_of_packed(const int64_t* rows, int count, float* z, int64_t z_stride) const {
@@ -500,32 +540,27 @@ struct Codes {
       if (from[r] + (kVectors - 1) * share + plane > end) return false;
       for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from[r] + kLanes * bytes + i);
     }
-    constexpr int kRows = 4;
+    constexpr int kRows = METASD_LEVEL >= 512 ? 4 : 2;
     for (int64_t query = 0; query < a.count_queries; ++query) {
       f32 total[kLanes];
       const int8_t* q = queries.data() + 2 * size * query;
       for (int r = 0; r < kLanes; r += kRows) {
-        __m512i high[kRows], low[kRows];
-        for (int k = 0; k < kRows; ++k)
-          high[k] = (__m512i)bias[2 * query], low[k] = (__m512i)bias[2 * query + 1];
+        i32 high[kRows], low[kRows];
+        for (int k = 0; k < kRows; ++k) high[k] = bias[2 * query], low[k] = bias[2 * query + 1];
         for (int64_t i = 0; i < plane; i += 64) {
           Packed<kKind> packed[kRows];
           for (int k = 0; k < kRows; ++k)
             for (int v = 0; v < kVectors; ++v)
-              __builtin_memcpy(&packed[k].bits[v], from[r + k] + v * share + i, 64);
-          for (int p = 0; p < kPlanes; ++p) {
-            const __m512i q_high = _mm512_loadu_si512(q + p * plane + i);
-            const __m512i q_low = _mm512_loadu_si512(q + size + p * plane + i);
+              packed[k].bits[v] = read<u32>(from[r + k] + v * share + i);
+          for (int p = 0; p < kPlanes; ++p)
             for (int k = 0; k < kRows; ++k) {
-              const auto codes = (__m512i)packed[k].plane(p);
-              high[k] = _mm512_dpbusd_epi32(high[k], codes, q_high);
-              low[k] = _mm512_dpbusd_epi32(low[k], codes, q_low);
+              const u32 codes = packed[k].plane(p);
+              high[k] = dot_add<kSmall>(high[k], codes, q + p * plane + i);
+              low[k] = dot_add<kSmall>(low[k], codes, q + size + p * plane + i);
             }
-          }
         }
         for (int k = 0; k < kRows; ++k)
-          total[r + k] = to_floats((i32)high[k]) * 256.0f +
-                         to_floats((i32)low[k]);
+          total[r + k] = to_floats(high[k]) * 256.0f + to_floats(low[k]);
       }
       store(z + query * z_stride, scores_of(sums(total), scale, query), All{});
     }
@@ -622,13 +657,13 @@ struct Codes {
       for (int64_t at = 0; at < size; at += 64)
         for (int j = 0; j < kQueries; ++j)
           for (int i = 0; i < kRows; ++i) {
-            high[i][j] = dot_add(high[i][j], codes[r + i] + at, q + 2 * size * j + at);
-            low[i][j] = dot_add(low[i][j], codes[r + i] + at, q + 2 * size * j + size + at);
+            const u32 of_row = read<u32>(codes[r + i] + at);
+            high[i][j] = dot_add<kSmall>(high[i][j], of_row, q + 2 * size * j + at);
+            low[i][j] = dot_add<kSmall>(low[i][j], of_row, q + 2 * size * j + size + at);
           }
       for (int i = 0; i < kRows; ++i)
         for (int j = 0; j < kQueries; ++j)
-          total[j][r + i] = to_floats(high[i][j]) * 256.0f +
-                            to_floats(low[i][j]);
+          total[j][r + i] = to_floats(high[i][j]) * 256.0f + to_floats(low[i][j]);
     }
     for (int j = 0; j < kQueries; ++j)
       store(z + (query + j) * z_stride, scores_of(sums(total[j]), scale, query + j), All{});
