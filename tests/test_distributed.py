@@ -42,6 +42,7 @@ CASES = [
         "train.objective=distill",
     ),
     ("complex", "regularizer.name=n3", "train.precision=bf16"),
+    ("complex", "train.gradient_sampling=0.05"),
 ]
 
 

@@ -111,7 +111,10 @@ SEPARATE = {
 }
 
 
-@pytest.mark.parametrize("settings", [RAMP, SEPARATE], ids=["ramp", "separate"])
+SAMPLED = {"train.epochs": 3, "train.gradient_sampling": 0.05}
+
+
+@pytest.mark.parametrize("settings", [RAMP, SEPARATE, SAMPLED], ids=["ramp", "separate", "sampled"])
 def test_resuming_after_any_step_ends_in_the_same_weights(
     small_graph: Graph,
     quick: Config,
