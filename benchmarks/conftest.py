@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metasd import _C
 from metasd.environment import environment, measured_on
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--save-results",
         action="store_true",
-        help="write benchmarks/results/<name>.json, from which the README's tables are made",
+        help="write benchmarks/results/<instruction set>/<name>.json, from which tables are made",
     )
 
 
@@ -40,8 +41,9 @@ def record(request: pytest.FixtureRequest, benchmark: Any) -> Any:
         benchmark.extra_info.update(figures)
         if request.config.getoption("--save-results"):
             content = {**measured_on(), **figures}
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+            folder = RESULTS / _C.isa()
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
     return save
 

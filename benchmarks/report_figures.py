@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from report_studies import ALONE, BITS_3, BITS_8, BITS_32, ONE_SHOT, PUBLISHED, TAUGHT, Study, study
-from report_tables import ROOT, load
+from report_tables import DRAWN, ROOT, load
 
 from metasd.experiments.plotting import STYLE, Curve, label_curves, log_ticks
 
@@ -99,7 +99,7 @@ def _plain_ticks(axes: "Axes", which: str) -> None:
 
 def scaling() -> Data:
     keys = ("entities", "seconds_per_score", "peak_bytes", "table_bytes")
-    found = load("scaling")["contenders"].values()
+    found = load("scaling", DRAWN)["contenders"].values()
     return {key: [contender[key] for contender in found] for key in keys}
 
 

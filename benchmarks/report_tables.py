@@ -1,6 +1,7 @@
 """The tables of measurements, as Markdown, from benchmarks/results/*.json."""
 
 import json
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,25 @@ def table(rows: Rows) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
 
 
-def load(name: str) -> dict[str, Any]:
-    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+PROCESSORS = ("amx", "avx512bf16", "avx512", "avx2")
+"""Instruction sets that benchmarks are measured with, each in a folder of results."""
+
+
+DRAWN = PROCESSORS[0]
+"""The one that figures are drawn for."""
+
+
+def load(name: str, processor: str = "") -> dict[str, Any]:
+    """A result, of one instruction set or (a run's, say) of none."""
+    return dict(json.loads((RESULTS / processor / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def on_each_processor(name: str, made: Callable[[str], str]) -> str:
+    """What is made of a result, for every instruction set that it is there of."""
+    there = [each for each in PROCESSORS if (RESULTS / each / f"{name}.json").exists()]
+    if not there:
+        raise FileNotFoundError(name)
+    return "\n\n".join(made(processor) for processor in there)
 
 
 def machine(*results: dict[str, Any]) -> str:
@@ -36,11 +54,11 @@ def machine(*results: dict[str, Any]) -> str:
     return " or ".join(f"{name}, {number} thread{plural}, {other}" for name, other in sorted(rest))
 
 
-def comparison(title: str, *names: str) -> str:
+def comparison(title: str, names: Sequence[str], processor: str) -> str:
     """The results of `measure.compare`, several of them one below the other."""
     rows = [[title, "time", "relative", "of the limit", "peak memory", "relative"]]
     for name in names:
-        result = load(name)
+        result = load(name, processor)
         if len(names) > 1:
             rows.append([f"**{name.partition('-')[2]}**", *[""] * 5])
         for contender, found in result["contenders"].items():
@@ -66,8 +84,8 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:,.{0 if seconds > 0.1 else 1}f} ms"
 
 
-def evaluation() -> str:
-    result = load("evaluation")
+def evaluation(processor: str) -> str:
+    result = load("evaluation", processor)
     rows = [["", "time", "relative", "peak memory", "MRR", "Hits@10", "mean rank"]]
     for name, found in result["contenders"].items():
         metrics = found["returned"]
@@ -89,8 +107,8 @@ def evaluation() -> str:
     )
 
 
-def scaling() -> str:
-    result = load("scaling")
+def scaling(processor: str) -> str:
+    result = load("scaling", processor)
     rows = [["entities", "step", "per score", "tables", "peak memory", "relative to tables"]]
     for found in result["contenders"].values():
         rows.append(
@@ -103,23 +121,25 @@ def scaling() -> str:
                 f"{found['peak_bytes'] / found['table_bytes']:.2f}",
             ]
         )
+    figure = "![time and memory of a step](docs/images/scaling.svg)\n\n"
+    figure *= processor == DRAWN
     shape = result["shape"]
     return (
-        f"{table(rows)}\n\n![time and memory of a step](docs/images/scaling.svg)\n\n"
+        f"{table(rows)}\n\n{figure}"
         f"rank {shape['rank']}, batch {shape['batch']:,}; {machine(result)}."
     )
 
 
-def topk_mask() -> str:
-    result = load("topk_mask")
+def topk_mask(processor: str) -> str:
+    result = load("topk_mask", processor)
     rows = [["", "time", "relative"]]
     for name, seconds in result["seconds"].items():
         rows.append([f"`{name}`", f"{seconds * 1e3:,.0f} ms", f"{result['time_ratio'][name]:.2f}"])
     return f"{table(rows)}\n\n{result['weights']:,} weights, 90 % pruned; {machine(result)}."
 
 
-def compressed() -> str:
-    result = load("compressed")
+def compressed(processor: str) -> str:
+    result = load("compressed", processor)
     head = ["", "tables", "folder", "resident", "load", "1 query", "64 queries"]
     rows = [head]
     dense = result["dense_fp32_bytes"]
@@ -166,8 +186,8 @@ def accuracy() -> str:
     return f"{table(rows)}\n\n{'; '.join(below)}."
 
 
-def growth() -> str:
-    result = load("growth")
+def growth(processor: str) -> str:
+    result = load("growth", processor)
     first = next(iter(result["contenders"].values()))
     times = ["wall time", "processor time", "relative"]
     rows = [["", *times, "test MRR", "test MRR, new entities", "relative"]]
@@ -227,8 +247,8 @@ def tuning() -> str:
     )
 
 
-def growth_settings() -> str:
-    result = load("growth_settings")
+def growth_settings(processor: str) -> str:
+    result = load("growth_settings", processor)
     names = [f"x {row['lr']:g}, x {row['compact_lr']:g}" for row in result["rates"]]
     names += ["default rates, random rows"]
     found = [row["valid_mrr"] for row in result["rates"]] + [result["random_rows"]]
@@ -333,23 +353,27 @@ def modelled_steps() -> str:
     return f"{table(rows)}\n\nrank {rank}, batch {batch:,}."
 
 
+DISTILLATION = [f"distillation-{loss}" for loss in ("inner", "meta", "mutual")]
+
 TABLES = {
     "training": training,
-    "growth": growth,
+    "growth": partial(on_each_processor, "growth", growth),
     "tuning": tuning,
-    "growth_settings": growth_settings,
-    "step": partial(comparison, "one step", "step"),
-    "cross_entropy": partial(comparison, "cross entropy", "cross_entropy"),
-    "distillation": partial(
-        comparison,
-        "loss and gradients",
-        *(f"distillation-{loss}" for loss in ("inner", "meta", "mutual")),
+    "growth_settings": partial(on_each_processor, "growth_settings", growth_settings),
+    "step": partial(on_each_processor, "step", partial(comparison, "one step", ["step"])),
+    "cross_entropy": partial(
+        on_each_processor, "cross_entropy", partial(comparison, "cross entropy", ["cross_entropy"])
     ),
-    "scaling": scaling,
-    "evaluation": evaluation,
-    "compressed": compressed,
+    "distillation": partial(
+        on_each_processor,
+        "distillation-mutual",
+        partial(comparison, "loss and gradients", DISTILLATION),
+    ),
+    "scaling": partial(on_each_processor, "scaling", scaling),
+    "evaluation": partial(on_each_processor, "evaluation", evaluation),
+    "compressed": partial(on_each_processor, "compressed", compressed),
     "accuracy": accuracy,
-    "topk_mask": topk_mask,
+    "topk_mask": partial(on_each_processor, "topk_mask", topk_mask),
     "sharding": sharding,
     "modelled": modelled_steps,
 }
