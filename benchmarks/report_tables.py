@@ -353,12 +353,39 @@ def modelled_steps() -> str:
     return f"{table(rows)}\n\nrank {rank}, batch {batch:,}."
 
 
+def sampling() -> str:
+    """Valid MRR with and without sampled gradients."""
+    rows = [["graph", "rank", "epochs", "model", "seed", "sampled", "exact"]]
+    pairs: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    results = json.loads((RESULTS / "sampling.json").read_text(encoding="utf-8"))
+    for row in results:
+        key = (row["graph"], tuple(row["settings"]), row["seed"])
+        pairs.setdefault(key, {})["exact" if row["sampling"] == "off" else "sampled"] = row
+    for (graph, settings, seed), found in pairs.items():
+        if len(found) < 2:
+            continue
+        values = dict(setting.split("=", 1) for setting in settings)
+        objective = values.get("train.objective", "dense")
+        for model, mrr in found["exact"]["valid_mrr"].items():
+            rows.append(
+                [
+                    *(graph, values["model.rank"], values["train.epochs"]),
+                    *(f"{objective}: {model}", str(seed)),
+                    f"{found['sampled']['valid_mrr'][model]:.4f}",
+                    f"{mrr:.4f}",
+                ]
+            )
+    machines = dict.fromkeys(machine(row) for row in results)
+    return f"{table(rows)}\n\nValid MRR after the last epoch; {'; '.join(machines)}."
+
+
 DISTILLATION = [f"distillation-{loss}" for loss in ("inner", "meta", "mutual")]
 
 TABLES = {
     "training": training,
     "growth": partial(on_each_processor, "growth", growth),
     "tuning": tuning,
+    "sampling": sampling,
     "growth_settings": partial(on_each_processor, "growth_settings", growth_settings),
     "step": partial(on_each_processor, "step", partial(comparison, "one step", ["step"])),
     "cross_entropy": partial(

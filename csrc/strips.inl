@@ -18,8 +18,10 @@
 constexpr int kNative = 16, kTileRows = 12, kTilePanels = 2;  // 24 of 32 registers are sums
 #elif METASD_LEVEL >= 256
 constexpr int kNative = 8, kTileRows = 6, kTilePanels = 1;  // 12 of 16
+#elif defined(__aarch64__)
+constexpr int kNative = 4, kTileRows = 6, kTilePanels = 1;  // 24 of 32
 #else
-constexpr int kNative = 4, kTileRows = 3, kTilePanels = 1;
+constexpr int kNative = 4, kTileRows = 3, kTilePanels = 1;  // 12 of 16
 #endif
 constexpr int kVectors = kLanes / kNative;  // registers of a panel
 using native = float __attribute__((vector_size(sizeof(float) * kNative)));
