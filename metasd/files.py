@@ -1,11 +1,14 @@
 """Files: written whole or not at all (beside, flushed to the disk, then renamed), read, locked."""
 
 import contextlib
+import errno
 import fcntl
+import io
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,48 @@ from typing import Any
 from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
+_LARGEST_JSON = 16 << 20  # bytes; parsed, at most some 400 MB
+_LARGEST_LINES = 32 << 20
+_LARGEST_YAML = 1 << 20
+_DEEPEST_YAML = 50
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a file for reading; all that a graph, model or run folder holds is opened by this.
+
+    Raises:
+        OSError: it is a pipe, device, socket or folder. Opening a pipe would wait for a writer, and
+            a device may have no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return open(descriptor, "rb")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """OSError unless `open_regular` opens it: before a library opens it by its name."""
+    open_regular(path).close()
+
+
+def read_file(path: str | os.PathLike[str], limit: int = _LARGEST_JSON) -> bytes:
+    """The content of a regular file; OSError of one with more than `limit` bytes."""
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
+    return content
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds; InputError if it cannot be read, or is something else."""
+    try:
+        return json.loads(read_file(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not JSON") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -121,12 +166,16 @@ def read_json_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
+    try:
+        lines = read_file(path, _LARGEST_LINES).splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    for line in lines:
+        if not line.endswith(b"\n"):
             break
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return records
 
@@ -157,7 +206,7 @@ def read_yaml(path: str | Path) -> Any:
     import yaml  # compressed models are answered from without it
 
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
+        return yaml.load(read_file(path, _LARGEST_YAML).decode(), _loader())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -165,10 +214,22 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _loader() -> Any:
-    """PyYAML's safe loader, but 1e-3 (without a point) is a number, a key given twice an error."""
+    """PyYAML's safe loader, but 1e-3 (without a point) is a number, a key given twice an error.
+
+    Deep nesting, for which PyYAML takes quadratic time, and aliases, by which a line may stand for
+    gigabytes, are errors, too.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def fetch_more_tokens(self) -> Any:
+            if self.flow_level + len(self.indents) > _DEEPEST_YAML:
+                raise yaml.YAMLError(f"nested more than {_DEEPEST_YAML} deep")
+            return super().fetch_more_tokens()
+
+        def fetch_alias(self) -> None:
+            raise yaml.YAMLError("aliases are not read")
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             scalars = [key for key, _ in node.value if key.tag.endswith((":str", ":int", ":bool"))]
             keys = [self.construct_object(key) for key in scalars]

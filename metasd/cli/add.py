@@ -44,7 +44,8 @@ def add(
     read = read_triples(triples, columns, header, notes)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    names = [np.array(column.labels)[column.codes] for column in read]
+    fields = (read.head, read.relation, read.tail)
+    names = [np.array(field.labels)[field.codes] for field in fields]
     grown = add_entities(small, np.stack(names, axis=1).tolist())
     folder = out or model
     grown.save_pretrained(folder, overwrite=overwrite or out is None)

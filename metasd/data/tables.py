@@ -33,11 +33,10 @@ def as_splits(train: Any, valid: Any, test: Any, columns: str) -> dict[str, Trip
             raise InputError("a PyKEEN data set has its own splits: valid and test go without it")
         train, valid, test = train.training, train.validation, train.testing
     given = {"train": train, "valid": valid, "test": test}
-    return {
-        name: Triples(**whole([_batch(value, columns, name)]))
-        for name, value in given.items()
-        if value is not None
+    batches = {
+        name: _batch(value, columns, name) for name, value in given.items() if value is not None
     }
+    return {name: Triples(**whole([batch]), rows=len(batch)) for name, batch in batches.items()}
 
 
 def _batch(value: Any, columns: str, name: str) -> pa.RecordBatch:

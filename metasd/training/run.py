@@ -22,7 +22,7 @@ from metasd.data.load import load_source
 from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
-from metasd.files import read_json_lines, write_text
+from metasd.files import read_json, read_json_lines, write_text
 from metasd.models.model import Model
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
@@ -109,7 +109,7 @@ class RunFolder:
         if not self.warm_start.exists():
             return None
         try:
-            record = json.loads(self.warm_start.read_text(encoding="utf-8"))
+            record = read_json(self.warm_start)
             return {"path": str(record["path"]), **record}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self.warm_start}: damaged") from None
@@ -144,7 +144,7 @@ class RunFolder:
     def graph_description(self) -> dict[str, Any]:
         """The graph's name and digest, and its source: what `load_source` takes, or None."""
         try:
-            stored = json.loads(self.graph.read_text(encoding="utf-8"))
+            stored = read_json(self.graph)
             name, digest, source = (stored[key] for key in ("name", "digest", "source"))
             if source is None and self.triples.exists():
                 source = {"name_or_path": str(self.triples.resolve())}
@@ -214,8 +214,8 @@ class Run:
         metrics: dict[str, Any] = {}
         if folder.metrics.exists():
             try:
-                metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-            except ValueError:
+                metrics = read_json(folder.metrics)
+            except InputError:
                 raise InputError(f"{folder.metrics}: damaged") from None
         return Run(folder.path, config, vocabulary, model, folder.read_history(), metrics)
 
