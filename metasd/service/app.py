@@ -21,10 +21,12 @@ from metasd.compressed import CompressedModel
 from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
+from .access import Access, Guard
 from .batching import Busy, DynamicBatcher
 from .docs import add_docs
 from .metrics import Measured, Metrics
 from .predict import Predictor
+from .protocol import client_name
 from .schema import BODY_SCHEMA, BadBody, NeighborsBody, ScoreBody
 
 _HEADERS = {
@@ -45,7 +47,9 @@ class Limits:
         k: answers to a query.
         body: bytes of a request's body.
         body_seconds: how long a client may take to send it.
-        concurrency: requests with a whole body and no answer yet; more get a 503.
+        concurrency: requests with a whole body and no answer yet; of more, some get a 503.
+        work: scores (queries times entities) in them together, and what else takes time counted as
+            scores: 600 for each answer.
         threads: that score.
     """
 
@@ -54,7 +58,14 @@ class Limits:
     body: int = 256 * 1024
     body_seconds: float = 10
     concurrency: int = 64
+    work: int = 1 << 28
     threads: int = field(default_factory=default_threads)
+
+
+class Error(BaseModel):
+    """What was wrong with a request."""
+
+    error: str
 
 
 class Entity(BaseModel):
@@ -64,15 +75,21 @@ class Entity(BaseModel):
     label: str
 
 
-def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
-    """The service of a model as an ASGI application."""
-    limits = limits or Limits()
-    predictor = Predictor(model, limits.batch, limits.k)
+def create_app(
+    model: CompressedModel, limits: Limits | None = None, access: Access | None = None
+) -> FastAPI:
+    """The service of a model as an ASGI application.
+
+    Connections are not its part: behind another server than `serve`, that one limits them.
+    """
+    limits, access = limits or Limits(), access or Access()
+    predictor = Predictor(model, limits.batch, limits.k, limits.work)
     metrics = Metrics()
     page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    predict_batcher = DynamicBatcher(predictor.respond, limits.threads, limits.concurrency)
-    score_batcher = DynamicBatcher(predictor.scores, 1, limits.concurrency)
-    neighbors_batcher = DynamicBatcher(predictor.neighbors, 1, limits.concurrency)
+    most = (limits.concurrency, limits.work)
+    predict_batcher = DynamicBatcher(predictor.respond, limits.threads, *most)
+    score_batcher = DynamicBatcher(predictor.scores, 1, *most)
+    neighbors_batcher = DynamicBatcher(predictor.neighbors, 1, *most)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,22 +105,35 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        responses=_errors(400, 422, *([401] if access.token else [])),
     )
 
-    @app.post("/predict", openapi_extra=_json_body(BODY_SCHEMA))
+    @app.post("/predict", openapi_extra=_json_body(BODY_SCHEMA), responses=_BODY_ERRORS)
     async def predict(request: Request) -> Response:
         """The entities that complete a triple best; a list of questions has a list of answers."""
-        return _json(await predict_batcher(await _read_body(request, limits)))
+        parts, listed = predictor.asked(await _read_body(request, limits))
+        answer = b",".join(await predict_batcher(_client(request), parts))
+        return _json(b"[%s]" % answer if listed else answer)
 
-    @app.post("/score", openapi_extra=_json_body(ScoreBody.model_json_schema()))
+    @app.post(
+        "/score",
+        openapi_extra=_json_body(ScoreBody.model_json_schema()),
+        responses=_BODY_ERRORS,
+    )
     async def score(request: Request) -> Response:
         """The scores of triples, in their order; higher is more plausible within one relation."""
-        return _json(await score_batcher(await _read_body(request, limits)))
+        asked = predictor.triples_asked(await _read_body(request, limits))
+        return _json(*await score_batcher(_client(request), [asked]))
 
-    @app.post("/neighbors", openapi_extra=_json_body(NeighborsBody.model_json_schema()))
+    @app.post(
+        "/neighbors",
+        openapi_extra=_json_body(NeighborsBody.model_json_schema()),
+        responses=_BODY_ERRORS,
+    )
     async def neighbors(request: Request) -> Response:
         """The entities whose embeddings are most similar, by cosine."""
-        return _json(await neighbors_batcher(await _read_body(request, limits)))
+        asked = predictor.neighbors_asked(await _read_body(request, limits))
+        return _json(*await neighbors_batcher(_client(request), [asked]))
 
     @app.get("/entities")
     async def entities(
@@ -133,6 +163,7 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
 
     add_docs(app)
     _add_error_answers(app)
+    app.add_middleware(Guard, access=access)
     app.add_middleware(
         Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
     )
@@ -186,6 +217,19 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
     except ClientDisconnect:
         raise HTTPException(400, "the client left before the end of the body") from None
     return bytes(body)
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the schema says of answers that are errors."""
+    return {status: {"model": Error} for status in statuses}
+
+
+_BODY_ERRORS = _errors(408, 413, 415, 503)
+
+
+def _client(request: Request) -> str:
+    """Whose request it is; behind a proxy on this machine, as its X-Forwarded-For says."""
+    return client_name(request.client.host if request.client else "")
 
 
 def _json_body(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""A server under one attack after the other: good requests' latency, memory, lines logged."""
+
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ATTACKS_PROGRAM = Path(__file__).with_name("service_attacks.py")
+OTHER = "127.0.0.2"  # of a client that is not the attacker; Linux takes the whole of 127/8
+LONGEST_SECONDS = 1.0
+MOST_GROWTH = 64 << 20
+
+
+@dataclass
+class Outcome:
+    """What one attack did to a server.
+
+    Attributes:
+        seconds: how long each good request took.
+        failed: good requests without a 200 within 10 seconds.
+        before, peak, after: resident bytes of the server.
+        lines: that it logged.
+    """
+
+    attack: str
+    seconds: list[float] = field(default_factory=list)
+    failed: int = 0
+    before: int = 0
+    peak: int = 0
+    after: int = 0
+    lines: int = 0
+
+    @property
+    def held(self) -> bool:
+        return (
+            not self.failed
+            and max(self.seconds) < LONGEST_SECONDS
+            and self.after - self.before < MOST_GROWTH
+            and self.peak - self.before < MOST_GROWTH
+            and self.lines <= 1
+        )
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "attack": self.attack,
+            "held": self.held,
+            "good_requests": len(self.seconds) + self.failed,
+            "failed": self.failed,
+            "p50_ms": round(1e3 * statistics.median(self.seconds), 1) if self.seconds else None,
+            "max_ms": round(1e3 * max(self.seconds), 1) if self.seconds else None,
+            "before_bytes": self.before,
+            "peak_bytes": self.peak,
+            "after_bytes": self.after,
+            "lines": self.lines,
+        }
+
+
+def attacked(
+    attack: str,
+    address: str,
+    process: int,
+    log: Path,
+    seconds: float,
+    size: float,
+    client: str = OTHER,
+) -> Outcome:
+    """Runs an attack, and good requests from `client` meanwhile."""
+    outcome = Outcome(attack, before=_memory(process, "VmRSS"))
+    lines = len(log.read_bytes().splitlines())
+    Path(f"/proc/{process}/clear_refs").write_text("5")  # VmHWM starts again
+    good = Good(address, client)
+    command = [sys.executable, "-P", ATTACKS_PROGRAM, attack, address, str(seconds), str(size)]
+    attacker = subprocess.Popen(list(map(str, command)))
+    end = time.monotonic() + seconds
+    try:
+        while time.monotonic() < end and attacker.poll() is None:
+            good.ask(outcome)
+            time.sleep(0.02)
+    finally:
+        if attacker.poll() is None and time.monotonic() < end + 1:
+            time.sleep(0.5)
+        attacker.kill()
+        attacker.wait()
+    time.sleep(1.5)
+    outcome.peak = _memory(process, "VmHWM")
+    outcome.after = _memory(process, "VmRSS")
+    outcome.lines = len(log.read_bytes().splitlines()) - lines
+    return outcome
+
+
+class Good:
+    """A client with one question, each time over a connection of its own."""
+
+    def __init__(self, address: str, client: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self._to, self._client = (host, int(port)), client
+        self._body = b""
+        [entity] = self._get("/entities?limit=1")
+        relation = self._get("/relations")[0]
+        self._body = json.dumps({"head": entity["id"], "relation": relation}).encode()
+
+    def ask(self, outcome: Outcome) -> None:
+        begin = time.perf_counter()
+        try:
+            status, _ = self._exchange(b"POST", b"/predict", self._body)
+        except (OSError, ValueError):
+            status = 0
+        if status == 200:
+            outcome.seconds.append(time.perf_counter() - begin)
+        else:
+            outcome.failed += 1
+
+    def _get(self, path: str) -> Any:
+        status, body = self._exchange(b"GET", path.encode(), b"")
+        if status != 200:
+            raise OSError(f"{path}: {status}")
+        return json.loads(body)
+
+    def _exchange(self, method: bytes, path: bytes, body: bytes) -> tuple[int, bytes]:
+        with socket.create_connection(self._to, 10, (self._client, 0)) as connection:
+            connection.sendall(
+                b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%s"
+                % (method, path, len(body), body)
+            )
+            with connection.makefile("rb") as file:
+                found = file.read()
+        head, _, content = found.partition(b"\r\n\r\n")
+        return int(head[9:12]), content
+
+
+def _memory(process: int, key: str) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(status.partition(f"{key}:")[2].split()[0])
