@@ -126,7 +126,7 @@ def serve(
     device: Device = "cpu",
     max_work: Annotated[
         int,
-        typer.Option(min=1, help="Scores (queries x entities) that all requests may wait for."),
+        typer.Option(min=1, help="Scores (queries x entities) that large requests may wait for."),
     ] = 1 << 28,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections at the same time.")

@@ -15,6 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 import metasd
 from metasd.compressed import CompressedModel
@@ -22,7 +23,7 @@ from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
 from .access import Access, Guard
-from .batching import Busy, DynamicBatcher
+from .batching import Answers, Busy, DynamicBatcher
 from .docs import add_docs
 from .metrics import Measured, Metrics
 from .predict import Predictor
@@ -38,6 +39,9 @@ _HEADERS = {
 }
 
 
+_BUSY_SECONDS = 0.5  # a client that asks again at once would keep the event loop busy by itself
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request, and all of them together, may ask for.
@@ -48,8 +52,8 @@ class Limits:
         body: bytes of a request's body.
         body_seconds: how long a client may take to send it.
         concurrency: requests with a whole body and no answer yet; of more, some get a 503.
-        work: scores (queries times entities) in them together, and what else takes time counted as
-            scores: 600 for each answer.
+        work: scores (queries times entities) in those that are large together, and what else takes
+            time counted as scores, 600 for each answer; half of it for several of one client.
         threads: that score.
     """
 
@@ -112,8 +116,8 @@ def create_app(
     async def predict(request: Request) -> Response:
         """The entities that complete a triple best; a list of questions has a list of answers."""
         parts, listed = predictor.asked(await _read_body(request, limits))
-        answer = b",".join(await predict_batcher(_client(request), parts))
-        return _json(b"[%s]" % answer if listed else answer)
+        answers = await predict_batcher(_client(request), parts)
+        return _Parts(answers) if len(parts) > 1 else _json(answers, listed)
 
     @app.post(
         "/score",
@@ -123,7 +127,7 @@ def create_app(
     async def score(request: Request) -> Response:
         """The scores of triples, in their order; higher is more plausible within one relation."""
         asked = predictor.triples_asked(await _read_body(request, limits))
-        return _json(*await score_batcher(_client(request), [asked]))
+        return _json(await score_batcher(_client(request), [asked]))
 
     @app.post(
         "/neighbors",
@@ -133,7 +137,7 @@ def create_app(
     async def neighbors(request: Request) -> Response:
         """The entities whose embeddings are most similar, by cosine."""
         asked = predictor.neighbors_asked(await _read_body(request, limits))
-        return _json(*await neighbors_batcher(_client(request), [asked]))
+        return _json(await neighbors_batcher(_client(request), [asked]))
 
     @app.get("/entities")
     async def entities(
@@ -183,6 +187,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> JSONResponse:
+        await asyncio.sleep(_BUSY_SECONDS)
         return _error(503, str(error), {"Retry-After": "1"})
 
     @app.exception_handler(RequestValidationError)
@@ -236,8 +241,34 @@ def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _json(answers: Answers, listed: bool = False) -> Response:
+    answers.sent()
+    [body] = answers.parts
+    return Response(b"[%s]" % body if listed else body, media_type="application/json")
+
+
+class _Parts(Response):
+    """A list of answers in several parts, which its client may take slowly."""
+
+    media_type = "application/json"
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        commas = len(answers.parts) - 1
+        size = sum(map(len, answers.parts)) + commas + 2
+        super().__init__(headers={"content-length": str(size)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            before = b"["
+            for part in self._answers.parts:
+                await send({"type": "http.response.body", "body": before + part, "more_body": True})
+                before = b","
+            await send({"type": "http.response.body", "body": b"]"})
+        finally:
+            self._answers.sent()
 
 
 def _error(status: int, message: str, headers: Any = None) -> JSONResponse:

@@ -26,12 +26,21 @@ class Work(NamedTuple):
 
 
 @dataclass(eq=False)
+class Answers:
+    """The answers to the items of a request; it counts as not yet answered until `sent`."""
+
+    parts: list[bytes]
+    sent: Callable[[], None]
+
+
+@dataclass(eq=False)
 class _Client:
     """`served` is the time of fair queueing that it has reached."""
 
     name: str
     served: int
     work: int = 0  # of all its requests
+    requests: int = 0
     queue: deque[_Request] = field(default_factory=deque)
 
 
@@ -40,7 +49,7 @@ class _Request:
     """A request that is not answered, with the one of its items that waits or is with a thread."""
 
     client: _Client
-    left: int  # work
+    work: int  # 0 of a small one
     now: Work
     answer: asyncio.Future[bytes]
 
@@ -51,13 +60,15 @@ class DynamicBatcher:
     What arrives while all threads are busy is given to the next free one in one batch. Clients take
     turns by the work that was done for them (start-time fair queueing: one that comes anew is
     served next), and a request gives its items one after the other. Where more waits than may, the
-    largest request of the client with most work gives way.
+    largest request of the client with most work gives way. A request of one item is small: only
+    the number of such is limited.
 
     Args:
         function: takes items; returns the answer to each, or the error that is its answer.
         threads: how many of its calls run at the same time.
         requests: how many requests may be waiting or with a thread.
-        work: how much work they may be together.
+        work: how much work larger ones may be together, until their answers are sent; half of it
+            for several of one client.
     """
 
     def __init__(
@@ -76,14 +87,14 @@ class DynamicBatcher:
         self._clients: dict[str, _Client] = {}
         self._time = 0  # of fair queueing: the `served` of what was begun last
 
-    async def __call__(self, client: str, items: Sequence[Work]) -> list[bytes]:
+    async def __call__(self, client: str, items: Sequence[Work]) -> Answers:
         """The answers to the items of one request, of which there is at least one.
 
         Raises:
             Busy: as much is waiting already, or this gave way to others.
         """
         loop = asyncio.get_running_loop()
-        work = sum(one.work for one in items)
+        work = sum(one.work for one in items) if len(items) > 1 else 0
         self._make_room(client, work)
         mine = self._clients.setdefault(client, _Client(client, self._time))
         mine.served = max(mine.served, self._time)
@@ -91,18 +102,19 @@ class DynamicBatcher:
         self._requests.add(request)
         self._work += work
         mine.work += work
+        mine.requests += 1
         answers = []
         try:
             for i, one in enumerate(items):
                 if i:
-                    self._take(request, request.now.work)
                     request.now, request.answer = one, loop.create_future()
                 mine.queue.append(request)
                 self._start()
                 answers.append(await request.answer)
-        finally:
+        except BaseException:
             self._remove(request)
-        return answers
+            raise
+        return Answers(answers, lambda: self._remove(request))
 
     def close(self) -> None:
         """Ends the threads when they have finished."""
@@ -110,13 +122,14 @@ class DynamicBatcher:
 
     def _make_room(self, client: str, work: int) -> None:
         """Lets larger requests give way until there is room for one with that much work."""
-        while len(self._requests) >= self._most_requests or self._work + work > self._most_work:
-            clients = self._clients.values()
-            most = max(
-                clients, key=lambda one: one.work + work * (one.name == client), default=None
-            )
-            largest = max(most.queue, key=lambda one: one.left, default=None) if most else None
-            if most is None or largest is None or (most.name == client and largest.left <= work):
+        mine = self._clients.get(client) or _Client(client, 0)
+        while not self._has_room(mine, work):
+            most = max([mine, *self._clients.values()], key=lambda one: (one.work, one.requests))
+            is_most = (most.work, most.requests) <= (mine.work + work, mine.requests + 1)
+            if is_most or not self._is_fair(mine, work):
+                most = mine
+            largest = max(most.queue, key=lambda one: one.work, default=None)
+            if largest is None or (most is mine and largest.work <= work):
                 waiting = len(self._requests)
                 raise Busy(f"{waiting} requests are waiting already; try again soon")
             most.queue.remove(largest)
@@ -124,17 +137,24 @@ class DynamicBatcher:
             if not largest.answer.done():
                 largest.answer.set_exception(Busy("smaller requests go first; try again soon"))
 
-    def _take(self, request: _Request, work: int) -> None:
-        if request in self._requests:
-            request.left -= work
-            request.client.work -= work
-            self._work -= work
+    def _has_room(self, mine: _Client, work: int) -> bool:
+        if len(self._requests) >= self._most_requests:
+            return False
+        within = self._work + work <= self._most_work
+        return not work or (within and self._is_fair(mine, work))
+
+    def _is_fair(self, mine: _Client, work: int) -> bool:
+        return not mine.work or mine.work + work <= self._most_work // 2
 
     def _remove(self, request: _Request) -> None:
-        self._take(request, request.left)
-        self._requests.discard(request)
+        if request not in self._requests:
+            return
+        self._requests.remove(request)
+        self._work -= request.work
         client = request.client
-        if not client.work and client.served <= self._time:
+        client.work -= request.work
+        client.requests -= 1
+        if not client.requests and client.served <= self._time:
             self._clients.pop(client.name, None)
 
     def _start(self) -> None:

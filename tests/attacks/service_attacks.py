@@ -168,8 +168,8 @@ async def unread_answers(target: Target) -> None:
     await asyncio.gather(*(one() for _ in range(target.number(200))))
 
 
-async def overload(target: Target) -> None:
-    """40 clients with batches of 256 questions, 100 answers to each."""
+async def _batch(target: Target) -> bytes:
+    """A request with 256 questions, 100 answers to each."""
     reader, writer = await target.connect()
     found = []
     for path in (b"/entities?limit=256", b"/relations"):
@@ -179,15 +179,35 @@ async def overload(target: Target) -> None:
         found.append(json.loads(await reader.readexactly(int(length))))
     writer.close()
     entities, relations = found
-    batch = json.dumps(
-        [
-            {"head": entity["id"], "relation": relations[i % len(relations)], "k": 100}
-            for i, entity in enumerate(entities)
-        ]
-    ).encode()
+    questions = [
+        {"head": entity["id"], "relation": relations[i % len(relations)], "k": 100}
+        for i, entity in enumerate(entities)
+    ]
+    body = json.dumps(questions).encode()
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    request = b"%sContent-Length: %d\r\n\r\n%s" % (head, len(batch), batch)
-    await target.repeat(target.number(40), request)
+    return b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+
+
+async def overload(target: Target) -> None:
+    """40 clients with batches of 256 questions, 100 answers to each."""
+    await target.repeat(target.number(40), await _batch(target))
+
+
+async def unread_batches(target: Target) -> None:
+    """100 clients that ask for such batches and read nothing."""
+    request = await _batch(target)
+
+    async def one() -> None:
+        while not target.over:
+            with suppress(OSError):
+                _, writer = await target.connect()
+                writer.transport.pause_reading()  # type: ignore[attr-defined]
+                writer.write(request)
+                while not (target.over or writer.is_closing()):
+                    await asyncio.sleep(0.5)
+                writer.close()
+
+    await asyncio.gather(*(one() for _ in range(target.number(100))))
 
 
 async def pipelining(target: Target) -> None:
@@ -233,6 +253,7 @@ ATTACKS: dict[str, Attack] = {
         slow_bodies,
         unread_answers,
         overload,
+        unread_batches,
         pipelining,
         large_headers,
         nonsense,

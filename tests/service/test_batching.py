@@ -1,4 +1,4 @@
-"""Dynamic batching: what waits is answered together, clients in turn, errors to whom they belong."""
+"""Dynamic batching: what waits is answered together, clients take turns, the largest gives way."""
 
 import asyncio
 import threading
@@ -37,9 +37,15 @@ async def answers(
     recorder: Recorder, batcher: DynamicBatcher, *asked: tuple[str, list[Work]]
 ) -> list[list[bytes] | BaseException]:
     """What requests get that wait together for the one thread."""
+
+    async def ask(client: str, items: list[Work]) -> list[bytes]:
+        found = await batcher(client, items)
+        found.sent()
+        return found.parts
+
     waiting = []
     for client, items in asked:
-        waiting.append(asyncio.create_task(batcher(client, items)))
+        waiting.append(asyncio.create_task(ask(client, items)))
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)
     recorder.release.set()
@@ -97,21 +103,35 @@ def test_no_more_work_waits_than_may() -> None:
     recorder = Recorder()
 
     async def ask() -> list[list[bytes] | BaseException]:
-        batcher = DynamicBatcher(recorder, 1, 100, 3 * PART_WORK)
-        return await answers(
-            recorder, batcher, ("me", large("A")), ("me", large("B", 3)), ("me", small("x"))
-        )
+        batcher = DynamicBatcher(recorder, 1, 100, 8 * PART_WORK)
+        mine = [("me", large("A")), ("me", large("B", 3)), ("me", small("x"))]
+        others = [("you", large("C", 5)), ("she", large("D", 2)), ("she", large("E", 2))]
+        return await answers(recorder, batcher, *mine, *others)
 
     found = asyncio.run(ask())
-    assert found[0] == [b"A0", b"A1"]
-    assert isinstance(found[1], Busy)
-    assert found[2] == [b"X"]
+    assert [isinstance(one, Busy) for one in found] == [False, True, False, True, False, False]
+
+
+def test_an_answer_that_is_not_sent_counts() -> None:
+    recorder = Recorder()
+    recorder.release.set()
+
+    async def ask() -> None:
+        batcher = DynamicBatcher(recorder, 1, 100, 4 * PART_WORK)
+        held = await batcher("me", large("A"))
+        with pytest.raises(Busy):
+            await batcher("me", large("B"))
+        await batcher("me", small("x"))
+        held.sent()
+        await batcher("me", large("B"))
+
+    asyncio.run(ask())
 
 
 def test_a_request_that_nobody_waits_for_leaves_no_trace() -> None:
     recorder = Recorder()
 
-    async def ask() -> list[bytes]:
+    async def ask() -> None:
         batcher = DynamicBatcher(recorder, 1, 2, 100 * PART_WORK)
         first = asyncio.create_task(batcher("a", small("first")))
         second = asyncio.create_task(batcher("b", small("second")))
@@ -121,10 +141,10 @@ def test_a_request_that_nobody_waits_for_leaves_no_trace() -> None:
         third = asyncio.create_task(batcher("c", small("third")))
         await asyncio.sleep(0)
         recorder.release.set()
-        assert await first == [b"FIRST"]
-        return await third
+        assert (await first).parts == [b"FIRST"]
+        assert (await third).parts == [b"THIRD"]
 
-    assert asyncio.run(ask()) == [b"THIRD"]
+    asyncio.run(ask())
     assert recorder.batches == [["first"], ["third"]]
 
 
