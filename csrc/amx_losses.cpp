@@ -9,13 +9,13 @@
 //   sweep 1   z.T = E q.T                         -> running max and sums of every query
 //   sweep 2   z.T again, G.T from it, dq.T += E.T G.T, dE = G.T q
 //
-// Between the two, processes that hold other entities may add their statistics (AmxArgs::phase).
+// Between the two, processes that hold other entities may add their statistics (LossArgs::phase).
 //
 // All tiles have entities as rows and queries as columns: a vector register holds 16 queries, so that
 // the row passes need no sum across lanes, tables are read as they lie, and only G, q and a
 // transposed copy of the block have to be arranged in the pairs that the instruction wants.
 
-#include "amx_losses.h"
+#include "losses.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -120,182 +120,7 @@ METASD_INLINE f32 element(const float* table, const uint32_t* mask, int64_t rows
   return v;
 }
 
-// ---- the losses ------------------------------------------------------------------------------------
-// Each says which products its score matrices are sums of, which of them have a gradient, and what a
-// row pass does to 16 queries: `raise` the maxima to those of some entities, `add` the terms of one,
-// `combine` two threads' statistics, `prepare` what the gradient needs from them, and the `gradient`
-// of one entity. The maximum of no entities is kNothing.
-
-constexpr float kNothing = -3.0e38f;
-
-struct Term {
-  int left, right;
-};
-
-// 2^x for x <= 0 with a relative error below 4e-6, where scores carry 4e-3; 2^-126 is the least. A NaN
-// stays one. Adding 1.5 * 2^23 rounds to an integer n and leaves it in the low bits; 2^(x - n) is a
-// polynomial, to whose exponent n is added.
-METASD_INLINE f32 exp2_of(f32 x) {
-  x = (f32)_mm512_max_ps(_mm512_set1_ps(-126.0f), (__m512)x);
-  const f32 shifted = x + 12582912.0f;
-  const f32 r = x - (shifted - 12582912.0f);
-  f32 p = splat(0x1.3a02cap-7f);
-  p = p * r + 0x1.c9fc46p-5f;
-  p = p * r + 0x1.ec0378p-3f;
-  p = p * r + 0x1.62e12cp-1f;
-  p = p * r + 1.0f;
-  return (f32)((i32)p + ((i32)shifted << 23));
-}
-constexpr float kLog2E = 1.44269504088896341f;
-METASD_INLINE f32 exp_of(f32 x) { return exp2_of(x * kLog2E); }
-
-METASD_INLINE f32 max_over(const float* z, int64_t count, f32 max) {
-  f32 best[4] = {max, max, max, max};
-  int64_t n = 0;
-  for (; n + 4 <= count; n += 4)
-    for (int i = 0; i < 4; ++i) best[i] = larger(load(z + (n + i) * kLanes, All{}), best[i]);
-  for (; n < count; ++n) best[0] = larger(load(z + n * kLanes, All{}), best[0]);
-  return larger(larger(best[0], best[1]), larger(best[2], best[3]));
-}
-
-struct CrossEntropy {
-  static constexpr int kScores = 1, kOperands = 1, kStats = kCrossEntropyStats, kFirstTarget = 2;
-  static constexpr int kFactors = 2, kTerms[] = {1};
-  static constexpr Term kTermsOf[][2] = {{{0, 0}}};
-  static constexpr bool kLearns[] = {true}, kHasTargets = true;
-
-  METASD_INLINE void raise(const CrossEntropy&, const float* const* z, int64_t count, f32* stat) {
-    const f32 max = max_over(z[0], count, stat[0]);
-    if (!any(max > stat[0])) return;
-    stat[1] *= exp_of(stat[0] - max);
-    stat[0] = max;
-  }
-  METASD_INLINE void add(const CrossEntropy&, const f32* z, f32* stat) {
-    stat[1] += exp_of(z[0] - stat[0]);
-  }
-  METASD_INLINE void combine(const CrossEntropy&, f32* stat, const f32* other) {
-    const f32 max = larger(stat[0], other[0]);
-    stat[1] = stat[1] * exp_of(stat[0] - max) + other[1] * exp_of(other[0] - max);
-    stat[0] = max;
-  }
-  METASD_INLINE void prepare(const CrossEntropy&, const f32* stat, f32 weight, float, f32* factor) {
-    factor[0] = stat[0], factor[1] = weight / stat[1];
-  }
-  METASD_INLINE void gradient(const CrossEntropy&, const f32* z, const f32* factor, f32* g) {
-    g[0] = exp_of(z[0] - factor[0]) * factor[1];
-  }
-};
-
-// The notation of loss_passes.inl: a = z_s / tau, b = z_p / tau.
-template <bool kMutual, bool kCubed>
-struct Distillation {
-  static constexpr int kScores = 2, kOperands = 2, kStats = kDistillationStats, kFirstTarget = 8;
-  static constexpr int kFactors = 9, kTerms[] = {1, 1};
-  static constexpr Term kTermsOf[][2] = {{{0, 0}}, {{1, 1}}};
-  static constexpr bool kLearns[] = {kMutual, true}, kHasTargets = true;
-
-  float inverse_tau, by_difference, by_logarithm;
-  float soft = inverse_tau * kLog2E;  // exp(x / tau) = 2^(x soft)
-
-  // exp(x) from e = exp(x / tau)
-  METASD_INLINE f32 sharp(f32 x, f32 e) { return kCubed ? e * e * e : exp_of(x); }
-
-  METASD_INLINE void raise(const Distillation& a, const float* const* z, int64_t count, f32* stat) {
-    const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
-    if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
-  }
-  METASD_INLINE void add(const Distillation& a, const f32* z, f32* stat) {
-    const f32 from_s = z[0] - stat[0], from_p = z[1] - stat[1];
-    const f32 es = exp2_of(from_s * a.soft), ep = exp2_of(from_p * a.soft);
-    const f32 difference = (z[0] - z[1]) * a.inverse_tau;
-    if constexpr (kMutual) stat[2] += sharp(from_s, es);
-    stat[3] += sharp(from_p, ep);
-    stat[4] += es, stat[5] += ep;
-    stat[6] += es * difference, stat[7] -= ep * difference;
-  }
-  METASD_INLINE void rescale(const Distillation& a, f32* stat, f32 max_s, f32 max_p) {
-    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft);
-    const f32 soft_p = exp2_of((stat[1] - max_p) * a.soft);
-    stat[2] *= sharp(stat[0] - max_s, soft_s), stat[4] *= soft_s, stat[6] *= soft_s;
-    stat[3] *= sharp(stat[1] - max_p, soft_p), stat[5] *= soft_p, stat[7] *= soft_p;
-    stat[0] = max_s, stat[1] = max_p;
-  }
-  METASD_INLINE void combine(const Distillation& a, f32* stat, const f32* other) {
-    f32 more[kStats];
-    for (int i = 0; i < kStats; ++i) more[i] = other[i];
-    const f32 max_s = larger(stat[0], other[0]), max_p = larger(stat[1], other[1]);
-    rescale(a, stat, max_s, max_p);
-    rescale(a, more, max_s, max_p);
-    for (int i = 2; i < kFirstTarget; ++i) stat[i] += more[i];
-  }
-  METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, float scale,
-                             f32* factor) {
-    const f32 shift = (stat[0] - stat[1]) * a.inverse_tau + logarithm(stat[4]) - logarithm(stat[5]);
-    factor[0] = stat[0], factor[1] = stat[1];
-    factor[2] = weight / stat[2], factor[3] = weight / stat[3];
-    factor[4] = scale * a.inverse_tau / stat[4], factor[5] = scale * a.inverse_tau / stat[5];
-    factor[6] = shift;
-    factor[7] = stat[6] / stat[4] - shift, factor[8] = stat[7] / stat[5] + shift;  // KL(s||p), KL(p||s)
-  }
-  METASD_INLINE f32 logarithm(f32 x) {
-    f32 y{};
-    for (int i = 0; i < kLanes; ++i) y[i] = logf(x[i]);
-    return y;
-  }
-  METASD_INLINE void gradient(const Distillation& a, const f32* z, const f32* factor, f32* g) {
-    const f32 from_s = z[0] - factor[0], from_p = z[1] - factor[1];
-    const f32 es = exp2_of(from_s * a.soft), ep = exp2_of(from_p * a.soft);
-    const f32 ps = es * factor[4], pp = ep * factor[5];
-    const f32 ratio = (z[1] - z[0]) * a.inverse_tau + factor[6];  // log(p_p / p_s)
-    const f32 difference = (pp - ps) * a.by_difference;
-    g[1] = sharp(from_p, ep) * factor[3] + difference + pp * (ratio - factor[8]) * a.by_logarithm;
-    if constexpr (kMutual)
-      g[0] = sharp(from_s, es) * factor[2] - difference - ps * (ratio + factor[7]) * a.by_logarithm;
-  }
-};
-
-struct Meta {
-  static constexpr int kScores = 3, kOperands = 3, kStats = kMetaStats, kFirstTarget = kMetaStats;
-  static constexpr int kFactors = 6, kTerms[] = {1, 1, 2};
-  static constexpr Term kTermsOf[][2] = {{{0, 0}}, {{1, 1}}, {{2, 1}, {1, 2}}};
-  static constexpr bool kLearns[] = {true, false, false}, kHasTargets = false;
-
-  float inverse_tau, forward_weight, backward_weight;
-  float soft = inverse_tau * kLog2E;
-
-  METASD_INLINE void raise(const Meta& a, const float* const* z, int64_t count, f32* stat) {
-    const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
-    if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
-  }
-  METASD_INLINE void add(const Meta& a, const f32* z, f32* stat) {
-    const f32 es = exp2_of((z[0] - stat[0]) * a.soft), ep = exp2_of((z[1] - stat[1]) * a.soft);
-    stat[2] += es, stat[3] += ep;
-    stat[4] += es * z[2], stat[5] += ep * z[2];
-  }
-  METASD_INLINE void rescale(const Meta& a, f32* stat, f32 max_s, f32 max_p) {
-    const f32 soft_s = exp2_of((stat[0] - max_s) * a.soft);
-    const f32 soft_p = exp2_of((stat[1] - max_p) * a.soft);
-    stat[2] *= soft_s, stat[4] *= soft_s, stat[3] *= soft_p, stat[5] *= soft_p;
-    stat[0] = max_s, stat[1] = max_p;
-  }
-  METASD_INLINE void combine(const Meta& a, f32* stat, const f32* other) {
-    f32 more[kStats];
-    for (int i = 0; i < kStats; ++i) more[i] = other[i];
-    const f32 max_s = larger(stat[0], other[0]), max_p = larger(stat[1], other[1]);
-    rescale(a, stat, max_s, max_p);
-    rescale(a, more, max_s, max_p);
-    for (int i = 2; i < kStats; ++i) stat[i] += more[i];
-  }
-  METASD_INLINE void prepare(const Meta& a, const f32* stat, f32, float scale, f32* factor) {
-    factor[0] = stat[0], factor[1] = stat[1];
-    factor[2] = scale * a.forward_weight / stat[2], factor[3] = scale * a.backward_weight / stat[3];
-    factor[4] = stat[4] / stat[2], factor[5] = stat[5] / stat[3];
-  }
-  METASD_INLINE void gradient(const Meta& a, const f32* z, const f32* factor, f32* g) {
-    g[0] = exp2_of((z[0] - factor[0]) * a.soft) * factor[2] * (z[2] - factor[4]) +
-           exp2_of((z[1] - factor[1]) * a.soft) * factor[3] * (z[2] - factor[5]);
-  }
-};
+#include "losses.inl"
 
 // ---- the engine ------------------------------------------------------------------------------------
 
@@ -333,7 +158,7 @@ constexpr int kMaxThreads = 256;
 template <class Loss>
 class Engine {
  public:
-  Engine(const AmxArgs& args, const Loss& loss, void* scratch)
+  Engine(const LossArgs& args, const Loss& loss, void* scratch)
       : args_(args),
         loss_(loss),
         plan_(args.queries, args.entities, args.width, args.threads, scratch) {
@@ -440,7 +265,7 @@ class Engine {
   void arrange_block(Thread& mine, int64_t start, bool with_columns) {
     const int64_t cols = args_.width, height = round_up(valid(start), kPair);
     for (int i = 0; i < Loss::kOperands; ++i) {
-      const AmxRight& right = args_.rights[i];
+      const Right& right = args_.rights[i];
       const auto at = [&](int64_t row, int64_t j) METASD_LAMBDA {
         return element(right.table, right.mask, args_.entities, cols, start + row, j);
       };
@@ -683,7 +508,7 @@ class Engine {
   }
 
   void finish_entities(const Thread& mine, int i, int64_t start) {
-    const AmxRight& right = args_.rights[i];
+    const Right& right = args_.rights[i];
     const int64_t cols = args_.width, words = (cols + 31) / 32, tiles = plan_.width / kTile;
     for (int64_t n = 0; n < valid(start); ++n) {
       float* to = right.grad + (start + n) * cols;
@@ -716,7 +541,7 @@ class Engine {
     }
   }
 
-  AmxArgs args_;
+  LossArgs args_;
   Loss loss_;
   Plan plan_;
   bf16 *across_[3]{}, *along_[3]{};  // queries as paired tiles over the width, and over queries
@@ -726,7 +551,7 @@ class Engine {
 };
 
 template <class Loss>
-void run(AmxArgs args, const Loss& loss) {
+void run(LossArgs args, const Loss& loss) {
   if (args.threads > kMaxThreads) args.threads = kMaxThreads;
   const int64_t size = Engine<Loss>(args, loss, nullptr).scratch();
   const std::unique_ptr<void, void (*)(void*)> scratch(std::aligned_alloc(64, size), std::free);
@@ -736,13 +561,13 @@ void run(AmxArgs args, const Loss& loss) {
 
 }  // namespace
 
-void amx_cross_entropy(const AmxArgs& args) { run(args, CrossEntropy{}); }
+void amx_cross_entropy(const LossArgs& args) { run(args, CrossEntropy<true>{}); }
 
-void amx_distillation(const AmxArgs& args, const AmxDistillation& a) {
+void amx_distillation(const LossArgs& args, const DistillationWeights& a) {
   const bool mutual = args.lefts[0].grad != nullptr, cubed = a.temperature == 3.0f;
   const float inverse = 1.0f / a.temperature;
   const auto with = [&](auto mutual, auto cubed) {
-    run(args, Distillation<mutual(), cubed()>{inverse, a.difference_weight, a.logarithm_weight});
+    run(args, Distillation<true, mutual(), cubed()>{inverse, a.difference_weight, a.logarithm_weight});
   };
   const std::true_type yes;
   const std::false_type no;
@@ -752,8 +577,8 @@ void amx_distillation(const AmxArgs& args, const AmxDistillation& a) {
     cubed ? with(no, yes) : with(no, no);
 }
 
-void amx_meta(const AmxArgs& args, const AmxMeta& a) {
-  run(args, Meta{1.0f / a.temperature, a.forward_weight, a.backward_weight});
+void amx_meta(const LossArgs& args, const MetaWeights& a) {
+  run(args, Meta<true, false>{1.0f / a.temperature, a.forward_weight, a.backward_weight});
 }
 
 #pragma GCC pop_options
@@ -768,9 +593,9 @@ bool amx_supported() { return __builtin_cpu_supports("amx-bf16") && tiles_permit
 namespace metasd {
 
 bool amx_supported() { return false; }
-void amx_cross_entropy(const AmxArgs&) {}
-void amx_distillation(const AmxArgs&, const AmxDistillation&) {}
-void amx_meta(const AmxArgs&, const AmxMeta&) {}
+void amx_cross_entropy(const LossArgs&) {}
+void amx_distillation(const LossArgs&, const DistillationWeights&) {}
+void amx_meta(const LossArgs&, const MetaWeights&) {}
 
 }  // namespace metasd
 #endif

@@ -6,12 +6,14 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <memory>
+#include <vector>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "amx_losses.h"
+#include "losses.h"
 #include "parallel.h"
 #include "passes.h"
 
@@ -19,7 +21,8 @@
 #define METASD_INLINE static inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_PASSES(name) \
-  {name, false, cross_entropy, distillation, meta, rank, topk, cast_rows, accumulate,            \
+  {name, false, cross_entropy, distillation, meta, strip_cross_entropy,   \
+   strip_distillation, strip_meta, rank, topk, cast_rows, accumulate, \
    accumulate_transposed, complex_product, dura, quantize_rows, scatter_add, scan_magnitudes, write_mask, \
    count_magnitudes}
 
@@ -39,6 +42,8 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "losses.inl"
+#include "strips.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512bf16");
@@ -56,6 +61,8 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "losses.inl"
+#include "strips.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512");
@@ -67,7 +74,7 @@ const Passes kPasses = METASD_PASSES("avx512");
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,bmi2")
 #undef METASD_LEVEL
-#define METASD_LEVEL 0
+#define METASD_LEVEL 256
 namespace metasd::avx2 {
 namespace {
 #include "simd.inl"
@@ -75,6 +82,8 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "losses.inl"
+#include "strips.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx2");
@@ -82,6 +91,8 @@ const Passes kPasses = METASD_PASSES("avx2");
 #pragma GCC pop_options
 #endif
 
+#undef METASD_LEVEL
+#define METASD_LEVEL 0
 namespace metasd::portable {
 namespace {
 #include "simd.inl"
@@ -89,6 +100,8 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "losses.inl"
+#include "strips.inl"
 #include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("portable");

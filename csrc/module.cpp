@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "compressed_table.h"
-#include "amx_losses.h"
+#include "losses.h"
 #include "labels.h"
 #include "passes.h"
 #include "topk_mask.h"
@@ -50,10 +50,11 @@ std::vector<MaskedTable> tables_of(const std::vector<TableTuple>& tuples) {
 using LeftTuple = std::tuple<Address, Address>;
 using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
-AmxArgs amx_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
-                     int64_t queries, int64_t entities, int64_t width, Address targets,
-                     Address weight, float scale, Address stats, int phase, int threads) {
-  AmxArgs args{};
+LossArgs loss_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
+                   int64_t queries, int64_t entities, int64_t width, Address targets, Address weight,
+                   float scale, Address stats, int phase, int threads, bool half, int64_t memory,
+                   float threshold, int64_t key, int64_t first_query, int64_t first_entity) {
+  LossArgs args{};
   for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
     const auto& [rows, grad] = lefts[i];
     args.lefts[i] = {at<float>(rows), at<float>(grad)};
@@ -65,6 +66,8 @@ AmxArgs amx_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTup
   args.queries = queries, args.entities = entities, args.width = width;
   args.targets = at<int64_t>(targets), args.weight = at<float>(weight), args.scale = scale;
   args.stats = at<float>(stats), args.phase = phase, args.threads = threads;
+  args.half = half, args.memory = memory;
+  args.sampling = {threshold, static_cast<uint64_t>(key), first_query, first_entity};
   return args;
 }
 
@@ -165,30 +168,25 @@ PYBIND11_MODULE(_C, m) {
   }, unlocked);
   m.def("amx", [] { return passes().amx; },
         "Whether whole losses run on tile registers (AMX) in the instruction set in use.");
-  m.def("amx_cross_entropy",
-        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
-           int64_t entities, int64_t width, Address targets, Address weight, float scale,
-           Address stats, int phase, int threads) {
-          amx_cross_entropy(amx_args(lefts, rights, queries, entities, width, targets, weight,
-                                         scale, stats, phase, threads));
-        }, unlocked);
-  m.def("amx_distillation",
-        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
-           int64_t entities, int64_t width, Address targets, Address weight, float scale,
-           Address stats, int phase, int threads, float temperature, float difference_weight,
-           float logarithm_weight) {
-          amx_distillation(amx_args(lefts, rights, queries, entities, width, targets, weight,
-                                        scale, stats, phase, threads),
-                             {temperature, difference_weight, logarithm_weight});
-        }, unlocked);
-  m.def("amx_meta",
-        [](const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights, int64_t queries,
-           int64_t entities, int64_t width, float scale, Address stats, int phase, int threads,
-           float temperature, float forward_weight, float backward_weight) {
-          amx_meta(amx_args(lefts, rights, queries, entities, width, 0, 0, scale, stats, phase,
-                                threads),
-                     {temperature, forward_weight, backward_weight});
-        }, unlocked);
+  py::class_<LossArgs>(m, "LossArgs", "What whole losses are told; see csrc/losses.h.")
+      .def(py::init(&loss_args), py::kw_only(), py::arg("lefts"), py::arg("rights"), py::arg("queries"),
+           py::arg("entities"), py::arg("width"), py::arg("targets"), py::arg("weight"), py::arg("scale"),
+           py::arg("stats"), py::arg("phase"), py::arg("threads"), py::arg("half"), py::arg("memory"),
+           py::arg("threshold"), py::arg("key"), py::arg("first_query"), py::arg("first_entity"));
+  m.def("amx_cross_entropy", amx_cross_entropy, unlocked);
+  m.def("amx_distillation", [](const LossArgs& args, std::array<float, 3> weights) {
+    amx_distillation(args, {weights[0], weights[1], weights[2]});
+  }, unlocked);
+  m.def("amx_meta", [](const LossArgs& args, std::array<float, 3> weights) {
+    amx_meta(args, {weights[0], weights[1], weights[2]});
+  }, unlocked);
+  m.def("strip_cross_entropy", [](const LossArgs& args) { passes().strip_cross_entropy(args); }, unlocked);
+  m.def("strip_distillation", [](const LossArgs& args, std::array<float, 3> weights) {
+    passes().strip_distillation(args, {weights[0], weights[1], weights[2]});
+  }, unlocked);
+  m.def("strip_meta", [](const LossArgs& args, std::array<float, 3> weights) {
+    passes().strip_meta(args, {weights[0], weights[1], weights[2]});
+  }, unlocked);
   m.def("rank", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride, int64_t offset,
                    Address scores, Address targets, Address indptr, Address indices, Address greater,
                    Address equal, int threads) {

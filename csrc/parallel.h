@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 #ifdef __SSE__
 #include <xmmintrin.h>
 #endif
@@ -32,6 +35,19 @@ void parallel_ranges(int64_t count, int threads, Body body) {
 #endif
   for (int thread = 0; thread < threads; ++thread)
     body(count * thread / threads, count * (thread + 1) / threads, thread);
+}
+
+// Calls body(task, thread) for every task, each on a thread that has nothing else to do.
+template <class Body>
+void parallel_tasks(int64_t count, int threads, Body body) {
+#ifdef _OPENMP
+  if (threads > 1 && count > 1) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t task = 0; task < count; ++task) body(task, omp_get_thread_num());
+    return;
+  }
+#endif
+  for (int64_t task = 0; task < count; ++task) body(task, 0);
 }
 
 template <class Body>

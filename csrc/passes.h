@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "losses.h"
+
 namespace metasd {
 
 using bf16 = uint16_t;  // the upper half of a float's bits
@@ -12,7 +14,7 @@ enum Phase { kStatistics = 1, kGradient = 2, kBoth = 3 };
 
 constexpr int kCrossEntropyStats = 3;
 constexpr int kDistillationStats = 10;
-constexpr int kMetaStats = 6;
+constexpr int kMetaStats = 8;  // the last two only where the gradient is sampled
 
 // Score blocks are (rows, cols) with `stride` elements between rows, bf16 if `half` else fp32; their
 // first column is entity `offset`. `stats` is (rows, k...Stats), `scale` the factor of every gradient.
@@ -190,10 +192,13 @@ struct MagnitudeCounts {
 
 struct Passes {
   const char* isa;
-  bool amx;    // whole losses on tile registers (amx_losses.h), beside the passes
+  bool amx;    // whole losses on tile registers (losses.h), beside the passes
   void (*cross_entropy)(const CrossEntropyArgs&);
   void (*distillation)(const DistillationArgs&);
   void (*meta)(const MetaArgs&);
+  void (*strip_cross_entropy)(const LossArgs&);
+  void (*strip_distillation)(const LossArgs&, const DistillationWeights&);
+  void (*strip_meta)(const LossArgs&, const MetaWeights&);
   int64_t (*rank)(const RankArgs&);
   int64_t (*topk)(const TopkArgs&);
   void (*cast_rows)(const CastArgs&);

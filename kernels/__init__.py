@@ -2,8 +2,7 @@
 
 Installed as `metasd.kernels`. Kernels know tensors, never models, graphs or configurations. Every
 operation has one schema in the `metasd::` namespace of `torch.library`, a plain-torch reference
-(any device, fp32 and fp64), a CPU kernel that streams score blocks or, on processors with bf16
-tiles, keeps them in registers, a CUDA kernel (`gpu`) and a fake for `torch.compile`. A module has
+(any device, fp32 and fp64), a CPU kernel that streams score blocks or keeps them in registers, a CUDA kernel (`gpu`) and a fake for `torch.compile`. A module has
 the name of its operation; names with an underscore are what operations share.
 """
 
@@ -12,7 +11,6 @@ if __name__ == "kernels":
         "this package is metasd.kernels: `pip install .`, then `from metasd import kernels`"
     )
 
-from ._amx import uses_amx
 from ._collectives import (
     CollectiveError,
     all_gather,
@@ -21,7 +19,9 @@ from ._collectives import (
     collective_errors,
     register_group,
 )
+from ._sampling import EXACT, Sampling
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
+from ._whole import uses_amx
 from .apply_mask import apply_mask
 from .code_scores import code_scores
 from .complex_product import complex_product
@@ -45,7 +45,9 @@ register()
 
 __all__ = [
     "DEFAULT_SCORE_MEMORY",
+    "EXACT",
     "CollectiveError",
+    "Sampling",
     "all_gather",
     "all_reduce_max",
     "all_reduce_sum",

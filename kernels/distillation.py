@@ -13,7 +13,6 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._amx import address, left, right, run_phases, runs_on_amx
 from ._checks import (
     check_distillation,
     check_index,
@@ -25,7 +24,9 @@ from ._checks import (
 )
 from ._collectives import Sums, combined, refuse_group, target_weights
 from ._operations import fp32_kernel, operation
+from ._sampling import EXACT, Sampling, check_sampling, sampled
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
+from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
 from .entity_cross_entropy import check_pruned, cross_entropy_of, mean_cross_entropy
 
@@ -45,6 +46,7 @@ def inner_distillation(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
+    sampling: Sampling = EXACT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pruned model's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
 
@@ -57,7 +59,7 @@ def inner_distillation(
         temperature: tau, positive.
         forward_weight, backward_weight: wf and wb of K, not negative.
         weight: (N,) in the tables' dtype, of the cross entropy: row i counts `weight[targets[i]]`.
-        pruned, precision, score_memory, group: as in `entity_cross_entropy`.
+        pruned, precision, score_memory, group, sampling: as in `entity_cross_entropy`.
 
     Returns:
         (loss, gradient of q_pruned (B, d), gradient of the pruned entities (N, d), zero where the
@@ -74,6 +76,7 @@ def inner_distillation(
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
+    check_sampling(sampling)
     _, loss, _, grad_pruned, grad_entities = _distillation(
         q_source,
         q_pruned,
@@ -89,6 +92,8 @@ def inner_distillation(
         precision,
         score_memory,
         group,
+        sampling.threshold,
+        sampling.draw,
     )
     return loss, grad_pruned, grad_entities
 
@@ -108,6 +113,7 @@ def mutual_distillation(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
+    sampling: Sampling = EXACT,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both losses `CE(z_a) + K(a, stop(b))` and their gradients (MetaSD, step 3).
 
@@ -122,6 +128,7 @@ def mutual_distillation(
     _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
+    check_sampling(sampling)
     loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = _distillation(
         q_source,
         q_pruned,
@@ -137,6 +144,8 @@ def mutual_distillation(
         precision,
         score_memory,
         group,
+        sampling.threshold,
+        sampling.draw,
     )
     return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities
 
@@ -175,7 +184,9 @@ class Arguments(NamedTuple):
     mutual: bool
     precision: str
     score_memory: int
-    group: str = ""
+    group: str
+    threshold: float
+    draw: list[int]
 
     @property
     def batch(self) -> int:
@@ -200,7 +211,8 @@ class Arguments(NamedTuple):
 _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor entities, Tensor? mask, Tensor? pruned, "
     "Tensor targets, Tensor? weight, float temperature, float forward_weight, "
-    "float backward_weight, bool mutual, str precision, int score_memory, str group='') "
+    "float backward_weight, bool mutual, str precision, int score_memory, str group, "
+    "float threshold, int[] draw) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
@@ -225,6 +237,8 @@ def _reference(*arguments: Any) -> Results:
     g_p = g_p + (by_log * p_p * (log_p - log_s - kl_ps) + by_difference * (p_p - p_s)) * (
         scale / a.temperature
     )
+    limit = a.threshold * scale
+    g_p = sampled(g_p, limit, a.threshold, a.draw, score=1)
     dq_p, de = g_p @ table, apply_mask(g_p.T @ a.q_pruned, a.mask)
     if not a.mutual:
         return torch.zeros_like(loss_p), loss_p, a.q_source.new_zeros(0), dq_p, de
@@ -233,6 +247,7 @@ def _reference(*arguments: Any) -> Results:
     g_s = g_s + (by_log * p_s * (log_s - log_p - kl_sp) + by_difference * (p_s - p_p)) * (
         scale / a.temperature
     )
+    g_s = sampled(g_s, limit, a.threshold, a.draw)
     return loss_s, loss_p, g_s @ a.entities, dq_p, g_s.T @ a.q_source + de
 
 
@@ -261,8 +276,8 @@ def _cpu(*arguments: Any) -> Results:
         torch.empty_like(a.q_pruned),
         torch.empty_like(a.entities),
     )
-    if runs_on_amx(a.q_source, a.entities, a.precision):
-        run_phases(partial(_amx_pass, a, row_weight, statistics, gradients), between)
+    if name := engine(a.q_source, a.entities, a.precision, a.threshold):
+        _run_whole(f"{name}_distillation", a, row_weight, statistics, gradients, between)
     else:
         _stream_scores(a, row_weight, statistics, gradients, between)
     return *_losses(a, row_weight, statistics), *gradients
@@ -272,30 +287,33 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 """Of the source's queries (empty in step 1), of the pruned model's, of the entities."""
 
 
-def _amx_pass(
-    a: Arguments, row_weight: Tensor | None, statistics: Tensor, gradients: Gradients, phase: int
+def _run_whole(
+    loss: str,
+    a: Arguments,
+    row_weight: Tensor | None,
+    statistics: Tensor,
+    gradients: Gradients,
+    between: Callable[[], None] | None,
 ) -> None:
     grad_source, grad_pruned, grad_entities = gradients
-    table, table_mask = a.scored
     by_log, by_difference = a.exchange
-    _C.amx_distillation(
+    run_whole(
+        loss,
         [left(a.q_source, grad_source if a.mutual else None), left(a.q_pruned, grad_pruned)],
         [
             right(a.entities, None, grad_entities if a.mutual else None),
-            right(table, table_mask, grad_entities, a.mask, add=a.mutual),
+            right(*a.scored, grad_entities, a.mask, add=a.mutual),
         ],
-        a.batch,
-        a.entities.shape[0],
-        a.entities.shape[1],
-        a.targets.data_ptr(),
-        address(row_weight),
+        (a.batch, *a.entities.shape),
+        statistics,
         1 / a.batch,
-        statistics.data_ptr(),
-        phase,
-        torch.get_num_threads(),
-        a.temperature,
-        by_difference,
-        by_log,
+        parameters=(a.temperature, by_difference, by_log),
+        targets=a.targets,
+        weight=row_weight,
+        precision=a.precision,
+        score_memory=a.score_memory,
+        sampling=Sampling(a.threshold, *a.draw),
+        between=between,
     )
 
 

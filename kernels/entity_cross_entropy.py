@@ -8,7 +8,6 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._amx import address, left, right, run_phases, runs_on_amx
 from ._checks import (
     check_index,
     check_mask,
@@ -19,7 +18,9 @@ from ._checks import (
 )
 from ._collectives import Sums, combined, refuse_group, target_weights
 from ._operations import fp32_kernel, operation
+from ._sampling import EXACT, Sampling, check_sampling, sampled
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
+from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
 
 
@@ -34,6 +35,7 @@ def entity_cross_entropy(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
+    sampling: Sampling = EXACT,
 ) -> Tensor:
     """Mean cross entropy of `queries @ (mask * entities).T` against `targets`, differentiable once.
 
@@ -54,6 +56,8 @@ def entity_cross_entropy(
             numbers, outside 0 .. N - 1 where another process has the target. Every process gets the
             loss over all blocks, its own block's gradient, and its own block's share of the
             gradient of the queries, which is their sum.
+        sampling: keeps few entries of the gradient in the scores, so that the gradients are right
+            on average (see `Sampling`); the loss stays exact. GPUs keep all.
 
     Returns:
         The loss, a scalar (0 for an empty batch).
@@ -75,6 +79,7 @@ def entity_cross_entropy(
         precision=precision,
         score_memory=score_memory,
         group=group,
+        sampling=sampling,
     )[0]
 
 
@@ -89,6 +94,7 @@ def entity_cross_entropy_gradients(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
+    sampling: Sampling = EXACT,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`entity_cross_entropy` as (loss, gradient of queries (B, d), gradient of entities (N, d))."""
     check_table("entities", entities)
@@ -98,8 +104,19 @@ def entity_cross_entropy_gradients(
     check_weight(weight, entities)
     check_pruned(pruned, entities)
     check_streaming(precision, score_memory)
+    check_sampling(sampling)
     loss, grad_queries, grad_entities = _entity_cross_entropy(
-        queries, entities, targets, mask, pruned, weight, precision, score_memory, group
+        queries,
+        entities,
+        targets,
+        mask,
+        pruned,
+        weight,
+        precision,
+        score_memory,
+        group,
+        sampling.threshold,
+        sampling.draw,
     )
     return loss, grad_queries, grad_entities
 
@@ -118,13 +135,16 @@ def _reference(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str = "",
+    group: str,
+    threshold: float,
+    draw: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     refuse_group(group, entities.dtype)
     check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
     log_p = (queries @ table.T).log_softmax(dim=1)
     loss, g = cross_entropy_of(log_p, targets, weight)
+    g = sampled(g, threshold / max(len(targets), 1), threshold, draw)
     return loss, g @ table, apply_mask(g.T @ queries, mask)
 
 
@@ -156,7 +176,9 @@ def _cpu(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str = "",
+    group: str,
+    threshold: float,
+    draw: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
@@ -186,23 +208,21 @@ def _cpu(
     if group:
         between = partial(combined, statistics.T, SUMS, group)
 
-    def amx_pass(phase: int) -> None:
-        _C.amx_cross_entropy(
+    if name := engine(queries, entities, precision, threshold):
+        run_whole(
+            f"{name}_cross_entropy",
             [left(queries, grad_queries)],
             [right(table, table_mask, grad_entities, mask)],
-            batch,
-            entities.shape[0],
-            entities.shape[1],
-            targets.data_ptr(),
-            address(row_weight),
+            (batch, *entities.shape),
+            statistics,
             1 / batch,
-            statistics.data_ptr(),
-            phase,
-            torch.get_num_threads(),
+            targets=targets,
+            weight=row_weight,
+            precision=precision,
+            score_memory=score_memory,
+            sampling=Sampling(threshold, *draw),
+            between=between,
         )
-
-    if runs_on_amx(queries, entities, precision):
-        run_phases(amx_pass, between)
     else:
         scores = Scores(
             operand("queries", queries, None, dtype),
@@ -237,7 +257,9 @@ def _fake(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str = "",
+    group: str,
+    threshold: float,
+    draw: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
 
@@ -256,9 +278,9 @@ def _backward(
             "that carry no graph"
         )
     if grad is None:
-        return (None,) * 9
+        return (None,) * 11
     grad_queries, grad_entities = ctx.saved_tensors
-    return grad * grad_queries, grad * grad_entities, *(None,) * 7
+    return grad * grad_queries, grad * grad_entities, *(None,) * 9
 
 
 _entity_cross_entropy.register_autograd(_backward, setup_context=_setup)

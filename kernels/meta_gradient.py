@@ -9,11 +9,12 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._amx import left, right, run_phases, runs_on_amx
 from ._checks import check_distillation, check_mask, check_streaming, check_table
 from ._collectives import Sums, combined, refuse_group
 from ._operations import fp32_kernel, operation
+from ._sampling import EXACT, Sampling, check_sampling, sampled
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, joined, operand, product_dtype, stream
+from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
 from .entity_cross_entropy import check_pruned
 
@@ -34,6 +35,7 @@ def meta_gradient(
     precision: str = "auto",
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
+    sampling: Sampling = EXACT,
 ) -> tuple[Tensor, Tensor]:
     """The quiz loss's gradient in the source's queries and entities (MetaSD, step 2).
 
@@ -51,8 +53,8 @@ def meta_gradient(
         entities: the source's table (N, d); the pruned model scores `mask * entities`, or
             `pruned`.
         dentities: v's entity part (N, d), masked inside.
-        mask, temperature, forward_weight, backward_weight, pruned, precision, score_memory, group:
-            as in `inner_distillation`.
+        mask, temperature, forward_weight, backward_weight, pruned, precision, score_memory, group,
+            sampling: as in `inner_distillation`.
         inner_lr: learning rate of the inner step.
 
     Returns:
@@ -72,6 +74,7 @@ def meta_gradient(
     check_pruned(pruned, entities)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
+    check_sampling(sampling)
     grad_source, grad_entities = _meta_gradient(
         q_source,
         q_pruned,
@@ -87,6 +90,8 @@ def meta_gradient(
         precision,
         score_memory,
         group,
+        sampling.threshold,
+        sampling.draw,
     )
     return grad_source, grad_entities
 
@@ -107,7 +112,9 @@ class Arguments(NamedTuple):
     inner_lr: float
     precision: str
     score_memory: int
-    group: str = ""
+    group: str
+    threshold: float
+    draw: list[int]
 
     @property
     def batch(self) -> int:
@@ -122,7 +129,8 @@ class Arguments(NamedTuple):
 _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor dq_pruned, Tensor entities, Tensor dentities, "
     "Tensor? mask, Tensor? pruned, float temperature, float forward_weight, "
-    "float backward_weight, float inner_lr, str precision, int score_memory, str group='') "
+    "float backward_weight, float inner_lr, str precision, int score_memory, str group, "
+    "float threshold, int[] draw) "
     "-> (Tensor, Tensor)"
 )
 """(dq_s, dE)."""
@@ -137,8 +145,16 @@ def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
     p_p = (a.q_pruned @ table.T / a.temperature).softmax(1)
     g = a.forward_weight * p_s * (zdot - (p_s * zdot).sum(1, keepdim=True))
     g = g + a.backward_weight * p_p * (zdot - (p_p * zdot).sum(1, keepdim=True))
-    g = g * (a.inner_lr / a.temperature**2 / max(a.batch, 1))
+    scale = a.inner_lr / a.temperature**2 / max(a.batch, 1)
+    spread_s, spread_p = (_deviation(p, zdot) for p in (p_s, p_p))
+    span = scale * (a.forward_weight * spread_s + a.backward_weight * spread_p)
+    g = sampled(g * scale, a.threshold * span, a.threshold, a.draw)
     return g @ a.entities, g.T @ a.q_source
+
+
+def _deviation(p: Tensor, x: Tensor) -> Tensor:
+    mean = (p * x).sum(1, keepdim=True)
+    return (p * (x - mean).square()).sum(1, keepdim=True).sqrt()
 
 
 def sums(temperature: float) -> Sums:
@@ -155,35 +171,30 @@ _meta_gradient = operation("meta_gradient", _reference, schema=_SCHEMA)
 def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
     a = Arguments(*arguments)
     gradients = torch.empty_like(a.q_source), torch.empty_like(a.entities)
-    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 4).repeat(a.batch, 1)
+    statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 6).repeat(a.batch, 1)
     between = None
     if a.group:
-        between = partial(combined, statistics.T, sums(a.temperature), a.group)
-    if runs_on_amx(a.q_source, a.entities, a.precision):
-        run_phases(partial(_amx_pass, a, statistics, gradients), between)
+        soft = 1 / a.temperature  # of the sums of e zdot^2, which only sampling needs
+        all_sums = [*sums(a.temperature), (0, soft), (1, soft)]
+        between = partial(combined, statistics.T, all_sums, a.group)
+    if name := engine(a.q_source, a.entities, a.precision, a.threshold):
+        grad_source, grad_entities = gradients
+        run_whole(
+            f"{name}_meta",
+            [left(a.q_source, grad_source), left(a.q_pruned), left(a.dq_pruned)],
+            [right(a.entities, None, grad_entities), right(*a.scored), right(a.dentities, a.mask)],
+            (a.batch, *a.entities.shape),
+            statistics,
+            a.inner_lr / a.temperature**2 / a.batch,
+            parameters=(a.temperature, a.forward_weight, a.backward_weight),
+            precision=a.precision,
+            score_memory=a.score_memory,
+            sampling=Sampling(a.threshold, *a.draw),
+            between=between,
+        )
     else:
         _stream_scores(a, statistics, gradients, between)
     return gradients
-
-
-def _amx_pass(
-    a: Arguments, statistics: Tensor, gradients: tuple[Tensor, Tensor], phase: int
-) -> None:
-    grad_source, grad_entities = gradients
-    _C.amx_meta(
-        [left(a.q_source, grad_source), left(a.q_pruned), left(a.dq_pruned)],
-        [right(a.entities, None, grad_entities), right(*a.scored), right(a.dentities, a.mask)],
-        a.batch,
-        a.entities.shape[0],
-        a.entities.shape[1],
-        a.inner_lr / a.temperature**2 / a.batch,
-        statistics.data_ptr(),
-        phase,
-        torch.get_num_threads(),
-        a.temperature,
-        a.forward_weight,
-        a.backward_weight,
-    )
 
 
 def _stream_scores(

@@ -1,7 +1,5 @@
-"""The one typed configuration object, its presets, and how files and strings fill it."""
+"""The one typed configuration object, and its presets."""
 
-import contextlib
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from metasd.errors import InputError, error_context, nearest
 from metasd.files import read_yaml, write_text
 from metasd.models.base import Scoring
+from metasd.settings import dotted, explain, flatten, merge, minutes, nested, parse
 
 
 class _Section(BaseModel):
@@ -172,9 +171,14 @@ class TuneConfig(_Section):
     budget: float | None = Field(
         None,
         ge=0,
-        description="minutes for the search on valid that chooses; 0: by rules alone; default: "
-        "somewhat less work than the training",
+        description="minutes for the search on valid that chooses, or a time such as 90s, 1m30s "
+        "or 1h; 0: by rules alone; default: somewhat less work than the training",
     )
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _time(cls, budget: object) -> object:
+        return minutes(budget) if isinstance(budget, str) else budget
 
     @field_validator("settings")
     @classmethod
@@ -205,9 +209,9 @@ class Config(_Section):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**_chosen(TUNABLE, _nested(values)))
+            super().__init__(**_chosen(TUNABLE, nested(values)))
         except ValidationError as error:
-            raise InputError(_explain(error)) from None
+            raise InputError(explain(error, _keys())) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -280,44 +284,17 @@ class Config(_Section):
                 f"got {settings!r}"
             )
         if not isinstance(settings, Mapping):
-            settings = dict(_parse(setting) for setting in settings)
-        changes = _chosen(self.tune.settings, _nested(settings))
-        return Config(**_merge(self.model_dump(), changes))
+            settings = dict(parse(setting) for setting in settings)
+        changes = _chosen(self.tune.settings, nested(settings))
+        return Config(**merge(self.model_dump(), changes))
 
     def flat(self) -> dict[str, Any]:
         """Dotted keys and their values."""
-        return dict(_flatten(self.model_dump()))
+        return dict(flatten(self.model_dump()))
 
 
-def dotted(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Dotted keys and values of settings that are nested, dotted, or both."""
-    try:
-        return dict(_flatten(_nested({str(key): value for key, value in values.items()})))
-    except RecursionError:
-        raise InputError("settings are nested without an end") from None
-
-
-def _parse(setting: str) -> tuple[str, Any]:
-    key, equals, value = setting.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"a setting is written key=value, such as train.lr=0.1; got {setting!r}")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
-    if isinstance(parsed, str):
-        with contextlib.suppress(ValueError):
-            parsed = float(parsed)  # YAML 1.1 reads 1e-4, without a point, as text
-    return key.strip(), parsed
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dictionaries."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        first, dot, rest = key.partition(".")
-        nested = _merge(nested, {first: _nested({rest: value}) if dot else value})
-    return nested
+def _keys() -> list[str]:
+    return [key for key, _ in flatten(Config.model_construct().model_dump())]
 
 
 def _chosen(tuned: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +303,7 @@ def _chosen(tuned: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     A setting that is given leaves the list; one given as `auto` joins it. A list that is given
     itself stands.
     """
-    given = dict(_flatten(values))
+    given = dict(flatten(values))
     left: Any = given.get("tune.settings", [key for key in tuned if key not in given])
     if not isinstance(left, list) or "tune" in given:
         return values  # pydantic words what is wrong
@@ -335,57 +312,7 @@ def _chosen(tuned: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
             left = [*left, key]
             section, _, name = key.partition(".")
             values = {**values, section: {k: v for k, v in values[section].items() if k != name}}
-    return _merge(values, {"tune": {"settings": left}})
-
-
-def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = (
-            _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-        )
-    return merged
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        pairs += (
-            _flatten(value, f"{prefix}{key}.")
-            if isinstance(value, dict)
-            else [(prefix + key, value)]
-        )
-    return pairs
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first thing that is wrong."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        key = next((k for k, _ in _flatten({key: first["input"]})), key)
-        keys = [k for k, _ in _flatten(_schema_defaults())]
-        last = {k.rpartition(".")[2]: k for k in reversed(keys)}
-        if key == "preset":
-            return "a preset is no setting: choose it by --preset, or by metasd.preset(name)"
-        close = nearest(key, keys)
-        if not close and (found := difflib.get_close_matches(key, last, n=1)):
-            close = f'; did you mean "{last[found[0]]}"?'
-        return f"unknown setting {key}{close}"
-    if first["type"] in ("model_type", "model_attributes_type"):
-        return f"{key} is a section: set {key}.<key>, not {key} itself"
-    message = first["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    got = f"got {first['input']!r}"
-    if got not in message:
-        message = f"{message[0].lower()}{message[1:]}; {got}"
-    return message if key in message else f"{key}: {message}"
-
-
-def _schema_defaults() -> dict[str, Any]:
-    return Config.model_construct().model_dump()
+    return merge(values, {"tune": {"settings": left}})
 
 
 def preset(name: str = "default") -> Config:

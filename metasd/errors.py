@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -41,6 +41,11 @@ def nearest(name: str, names: Iterable[str], limit: int = 1) -> str:
     if not found:
         return ""
     return "; did you mean " + " or ".join(f'"{folded[match]}"' for match in found) + "?"
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Names as "a", "a or b" or "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 @contextlib.contextmanager

@@ -60,6 +60,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: not JSON") from None
 
 
+def as_path(value: object, what: str) -> Path:
+    """A path of text or a path; InputError, which says `what` was wanted, of anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{what} is given by its path; got {type(value).__name__}")
+    return Path(value)
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary path)`, flushes it to the disk and renames it to `path`.
 
@@ -205,6 +212,7 @@ def read_yaml(path: str | Path) -> Any:
     """What a YAML file holds; InputError if it cannot be read, or sets a key twice."""
     import yaml  # compressed models are answered from without it
 
+    path = as_path(path, "a YAML file")
     try:
         return yaml.load(read_file(path, _LARGEST_YAML).decode(), _loader())
     except OSError as error:

@@ -1,6 +1,6 @@
 """The names that an error message offers."""
 
-from metasd.errors import nearest
+from metasd.errors import nearest, one_of
 
 
 def test_nearest() -> None:
@@ -10,3 +10,9 @@ def test_nearest() -> None:
     assert nearest("capital", names) == '; did you mean "/location/country/capital"?'
     assert nearest("zzz", names) == ""
     assert nearest("cat", ["bat", "cart", "dog"], limit=2) == '; did you mean "cart" or "bat"?'
+
+
+def test_a_choice_is_in_words() -> None:
+    assert one_of(["a"]) == "a"
+    assert one_of(["a", "b"]) == "a or b"
+    assert one_of(("a", "b", "c")) == "a, b or c"

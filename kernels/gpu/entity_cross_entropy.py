@@ -23,9 +23,11 @@ def entity_cross_entropy(
     weight: Tensor | None,
     precision: str,
     score_memory: int,
-    group: str = "",
+    group: str,
+    threshold: float,
+    draw: list[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`metasd::entity_cross_entropy` for fp32 tables."""
+    """`metasd::entity_cross_entropy` for fp32 tables; no entry is sampled."""
     row_weight = row_weights(targets, weight, entities.shape[0], group)
     precision = product_precision(precision)
     table = pruned_table(entities, mask, pruned, precision)

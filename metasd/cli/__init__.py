@@ -16,10 +16,11 @@ from metasd.errors import InputError
 
 from . import add, answers, experiments, exports, graphs, models, training
 from .output import fail
+from .usage import USAGE_ERROR, usage_error
 
 app = typer.Typer(
     help="Knowledge-graph embeddings: train a dense source model and a compact one.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -57,13 +58,20 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
-) -> None: ...
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt, too
 
 
 def main() -> None:
@@ -71,7 +79,12 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label is never worth a crash
         sys.stdout.reconfigure(errors="replace")
     try:
-        app()
+        code = app(prog_name="metasd", standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code)
+    except USAGE_ERROR as error:
+        fail(usage_error(error), 2)
     except InputError as error:
         fail(str(error), 2)
     except ModuleNotFoundError as error:
@@ -81,11 +94,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted", _INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise
         fail("not enough memory; `metasd train --dry-run` prints what a configuration needs", 2)
     except OSError as error:
         fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 2)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)

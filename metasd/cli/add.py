@@ -1,17 +1,15 @@
 """The command `add`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from metasd.errors import InputError
 
 from .exports import Overwrite
 from .options import Columns, Header, Json, load_compressed
-from .output import print_record
+from .output import note, print_record
 
 
 def add(
@@ -30,7 +28,7 @@ def add(
 ) -> None:
     """Add new entities and their triples to a compressed model."""
     from metasd.compressed.storage import check_out
-    from metasd.data.triple_files import read_triples
+    from metasd.data.triple_files import read_rows
     from metasd.export.add import add_entities
 
     if out is not None:
@@ -41,12 +39,10 @@ def add(
             f"{model} is no compressed model; a run is continued by `metasd train GRAPH --from RUN`"
         )
     notes: list[str] = []
-    read = read_triples(triples, columns, header, notes)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    fields = (read.head, read.relation, read.tail)
-    names = [np.array(field.labels)[field.codes] for field in fields]
-    grown = add_entities(small, np.stack(names, axis=1).tolist())
+    rows = list(read_rows(triples, columns, header, notes))
+    for line in notes:
+        note(line)
+    grown = add_entities(small, rows)
     folder = out or model
     grown.save_pretrained(folder, overwrite=overwrite or out is None)
     record = {

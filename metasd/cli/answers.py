@@ -1,19 +1,33 @@
 """The commands that ask a model: `predict`, `score` and `neighbors`."""
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from metasd.errors import InputError
 
-from .options import DataDir, Device, GraphName, Json, ModelPath, load_compressed, load_run
+from .options import (
+    Columns,
+    DataDir,
+    Device,
+    Header,
+    Json,
+    KnownGraph,
+    ModelPath,
+    known_graph,
+    load_model,
+)
 from .output import note, print_json, print_rows
 
 if TYPE_CHECKING:
     from metasd.compressed import Answers, CompressedModel
+    from metasd.compressed.query_files import Answered
 
 _NAMED = 3  # hidden known answers that are named; others are counted
 Source = Annotated[bool, typer.Option("--source", help="Ask a run's source model.")]
@@ -50,26 +64,31 @@ def predict(
         typer.Option(
             "--batch",
             metavar="FILE",
-            help="Queries: lines of head, relation, tail, one of them ?; -: standard input.",
+            help="Queries: a file as of a graph, but with ? for what is asked; -: standard input.",
         ),
     ] = None,
     out: Out = "-",
     source: Source = False,
     keep_known: KeepKnown = False,
-    graph: GraphName = None,
+    columns: Columns = "hrt",
+    header: Header = None,
+    graph: KnownGraph = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Complete (head, relation, ?) or (?, relation, tail)."""
-    if batch is not None and (among or as_json or relation or head or tail):
-        raise InputError("--batch goes without --among, --json, --head, --tail and --relation")
+    if batch is not None and (among or relation or head or tail):
+        raise InputError("--batch goes without --among, --head, --tail and --relation")
     if batch is None and out != "-":
         raise InputError("--out is for --batch")
     only_marks = (keep_known or bool(among)) and not typed and graph is None
     small = _load(model, source, graph, data_dir, device, known=True, optional=only_marks)
     if batch is not None:
-        _answer_file(small, batch, out, k, typed, keep_known)
+        from metasd.compressed import answer_file
+
+        answer = partial(answer_file, small, batch, out, k, typed=typed, keep_known=keep_known)
+        _answer_file(partial(answer, as_json=as_json, columns=columns, header=header), out)
         return
     from metasd.compressed import Query
 
@@ -100,7 +119,7 @@ def score(
     triples: Annotated[
         str,
         typer.Argument(
-            metavar="TRIPLES", help="A file: lines of head, relation, tail; -: standard input."
+            metavar="TRIPLES", help="A file of triples, as of a graph; -: standard input."
         ),
     ],
     out: Out = "-",
@@ -111,7 +130,9 @@ def score(
         ),
     ] = False,
     source: Source = False,
-    graph: GraphName = None,
+    columns: Columns = "hrt",
+    header: Header = None,
+    graph: KnownGraph = None,
     data_dir: DataDir = None,
     device: Device = "cpu",
     as_json: Json = False,
@@ -120,7 +141,11 @@ def score(
     from metasd.compressed import score_file
 
     small = _load(model, source, graph, data_dir, device, known=ranks)
-    count = score_file(small, triples, out, ranks=ranks, as_json=as_json)
+    notes: list[str] = []
+    layout: dict[str, Any] = {"columns": columns, "header": header, "notes": notes}
+    count = score_file(small, triples, out, ranks=ranks, as_json=as_json, **layout)
+    for line in notes:
+        note(line)
     if out != "-":
         print(f"{count} triples scored: {out}")
 
@@ -157,25 +182,28 @@ def _load(
 
     `optional`: where the graph cannot be found, answers are not marked instead.
     """
-    small = load_compressed(path)
-    if small is None:
+    from metasd.compressed import CompressedModel
+
+    model, data = load_model(path), None
+    of_graph = graph is not None or not isinstance(model, CompressedModel)
+    if known and of_graph:
+        try:
+            data = known_graph(model, graph, data_dir)
+        except InputError as error:
+            if not optional:
+                raise
+            note(f"known answers are not marked: {error}")
+    if not isinstance(model, CompressedModel):
         from metasd.training.run import NO_COMPACT_MODEL
 
-        run = load_run(path)
-        if run.within_warmup and not source:
+        if model.within_warmup and not source:
             note(NO_COMPACT_MODEL)
             source = True
-        data = None
-        if known:
-            try:
-                data = run.graph(data_dir, graph)
-            except InputError as error:
-                if not optional:
-                    raise
-                note(f"known answers are not marked: {error}")
-        small = run.answering(source=source, known=data is not None, graph=data)
+        small = model.answering(source=source, known=data is not None, graph=data)
     elif source:
         raise InputError("--source is for run folders: a compressed model is one model")
+    else:
+        small = model if data is None else replace(model, known=data.packed_known())
     return small if device == "cpu" else small.to(device)
 
 
@@ -202,25 +230,22 @@ def _note_hidden(count: int, names: str = "") -> None:
     )
 
 
-def _answer_file(
-    small: "CompressedModel", batch: str, out: str, k: int, typed: bool, keep_known: bool
-) -> None:
+def _answer_file(answer: "Callable[..., Answered]", out: str) -> None:
     """Answers a file of queries, with a progress bar on a terminal."""
     from rich.progress import Progress
 
-    from metasd.compressed import answer_file
-
     console = Console(file=sys.stderr)
     hidden = not console.is_terminal or (out == "-" and sys.stdout.isatty())
+    notes: list[str] = []
     with Progress(console=console, disable=hidden, transient=True) as bars:
         task = bars.add_task("queries", total=None)
 
         def progress(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        found = answer_file(
-            small, batch, out, k, typed=typed, keep_known=keep_known, progress=progress
-        )
+        found = answer(notes=notes, progress=progress)
+    for line in notes:
+        note(line)
     if out != "-":
         print(f"{found.queries} queries answered: {out}")
     if found.hidden:

@@ -8,7 +8,7 @@ import typer
 
 from metasd.errors import InputError
 
-from .options import DataDir, GraphName, Json, ModelPath, load_compressed, load_run
+from .options import DataDir, GraphName, Json, ModelPath, load_compressed, load_model, load_run
 from .output import print_record
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model's tables in the format of another program."""
+    from metasd.compressed import CompressedModel
     from metasd.export.formats import check_export
     from metasd.export.formats import export as export_model
 
@@ -160,12 +161,13 @@ def export(
     check_export(file_format, out, overwrite)
     if index != "Flat" and file_format != "faiss":
         raise InputError("--index goes with --format faiss")
-    small = load_compressed(model)
-    if small is None:
-        small = load_run(model).answering(source=source, known=False)
-    elif source:
-        raise InputError("--source is for run folders: a compressed model is one model")
-    record = export_model(small, file_format, out, index=index, overwrite=overwrite)
+    found = load_model(model)
+    if isinstance(found, CompressedModel):
+        if source:
+            raise InputError("--source is for run folders: a compressed model is one model")
+    else:
+        found = found.answering(source=source, known=False)
+    record = export_model(found, file_format, out, index=index, overwrite=overwrite)
     print_record(record, as_json)
 
 

@@ -16,7 +16,7 @@ from .options import (
     ModelPath,
     graph_of,
     load_compressed,
-    load_run,
+    load_model,
 )
 from .output import print_json, print_metrics, print_record, print_rows
 
@@ -32,18 +32,14 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compute filtered ranking metrics on a split."""
+    from metasd.compressed import CompressedModel
     from metasd.evaluation import evaluate as evaluate_model
     from metasd.experiments.run_report import summary_rows
 
-    small = load_compressed(run)
-    if small is not None:
-        data = graph_of(small, graph, data_dir)
-        found = {"compressed": evaluate_model(small, data, split)}
-    else:
-        loaded = load_run(run)
-        data = loaded.graph(data_dir, graph)
-        views = loaded.model.views
-        found = {name: evaluate_model(view, data, split) for name, view in views.items()}
+    model = load_model(run)
+    data = graph_of(model, graph, data_dir)
+    views = {"compressed": model} if isinstance(model, CompressedModel) else model.model.views
+    found = {name: evaluate_model(view, data, split) for name, view in views.items()}
     if as_json:
         print_json({split: found})
         return
@@ -66,11 +62,12 @@ def _frequency_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def info(run: ModelPath, as_json: Json = False) -> None:
     """Show a model's sizes, density and metrics."""
-    small = load_compressed(run)
-    if small is not None:
-        _compressed_info(small, as_json)
+    from metasd.compressed import CompressedModel
+
+    loaded = load_model(run)
+    if isinstance(loaded, CompressedModel):
+        _compressed_info(loaded, as_json)
         return
-    loaded = load_run(run)
     model, metrics = loaded.model, loaded.metrics
     weights = model.entities.numel() + model.relations.numel()
     record: dict[str, Any] = {

@@ -1,15 +1,18 @@
 """Arguments and options that several commands have, and how their values are read."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from metasd.errors import InputError
 
+from .output import note
+
 if TYPE_CHECKING:
     from metasd.compressed import CompressedModel
     from metasd.data.graph import Graph
+    from metasd.data.vocabulary import Vocabulary
     from metasd.training.run import Run
 
 _RATIOS = "0.9,0.05,0.05"
@@ -22,6 +25,13 @@ ModelPath = Annotated[
 GraphName = Annotated[
     str | None,
     typer.Option("--graph", help="The graph, if it is no longer where the run found it."),
+]
+KnownGraph = Annotated[
+    str | None,
+    typer.Option(
+        "--graph",
+        help="The graph of the known answers, if not the model's own: it may have new triples.",
+    ),
 ]
 DataDir = Annotated[
     Path | None,
@@ -92,13 +102,60 @@ def load_compressed(path: Path) -> "CompressedModel | None":
     return CompressedModel.from_pretrained(path) if is_compressed(path) else None
 
 
-def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None) -> "Graph":
-    """The graph that a compressed model was trained on; another one is refused."""
+def load_model(path: Path) -> "CompressedModel | Run":
+    """The compressed model or the run in a folder."""
+    small = load_compressed(path)
+    if small is not None:
+        return small
+    from metasd.training.run import NEITHER, RunFolder
+
+    RunFolder(path).require(NEITHER)
+    return load_run(path)
+
+
+def graph_of(model: "CompressedModel | Run", graph: str | None, data_dir: Path | None) -> "Graph":
+    """The graph that a model was trained on; another one is refused."""
+    from metasd.data.comparison import check_same
+
+    found, description, vocabulary, owner = _find_graph(model, graph, data_dir)
+    if description:
+        check_same(found, description, vocabulary, owner)
+    return found
+
+
+def known_graph(
+    model: "CompressedModel | Run", graph: str | None, data_dir: Path | None
+) -> "Graph":
+    """A graph whose triples are known answers, with the ids of the model.
+
+    Other triples than the model was trained on are noted: the graph may have grown since. A graph
+    with other labels is refused.
+    """
+    from metasd.data.comparison import other_triples, with_labels_of
+
+    found, description, vocabulary, owner = _find_graph(model, graph, data_dir)
+    known = with_labels_of(found, vocabulary, owner)
+    if other := other_triples(found, description):
+        note(f"known answers are those of {found.name}, on which {owner} was not trained: {other}")
+    return known
+
+
+def _find_graph(
+    model: "CompressedModel | Run", graph: str | None, data_dir: Path | None
+) -> "tuple[Graph, dict[str, Any], Vocabulary, str]":
+    """The graph of a model, unchecked; what is known of the right one: description and labels."""
+    from metasd.compressed import CompressedModel
     from metasd.data.load import load_source
     from metasd.data.restriction import restricted
     from metasd.data.vocabulary import Vocabulary
 
-    about = small.about.get("graph", {})
+    if not isinstance(model, CompressedModel):
+        from metasd.training.run import RunFolder
+
+        folder = RunFolder(model.path)
+        data = folder.find_graph(data_dir, graph)
+        return data, folder.graph_description(), model.vocabulary, str(model.path)
+    about = model.about.get("graph", {})
     name, source = about.get("name", ""), about.get("source") or {}
     if graph is None and not source and (not name or Path(name).name != name):
         raise InputError("the model does not name the graph that it is of: give --graph")
@@ -107,14 +164,9 @@ def graph_of(small: "CompressedModel", graph: str | None, data_dir: Path | None)
     except InputError as error:
         hint = "" if graph else "; say by --graph where the graph of the model is now"
         raise InputError(f"{error}{hint}") from None
-    imported = small.about.get("imported")
+    entities, relations = list(model.entity_labels), list(model.relation_labels)
+    vocabulary = Vocabulary(entities=entities, relations=relations)
+    imported = model.about.get("imported")
     if isinstance(imported, dict) and imported.get("left_out"):
-        entities, relations = list(small.entity_labels), list(small.relation_labels)
-        data, _ = restricted(data, Vocabulary(entities=entities, relations=relations))
-    if about and data.digest != about.get("digest"):
-        digest = str(about.get("digest"))
-        raise InputError(
-            f"the model was trained on another graph: {data.name} has digest "
-            f"{data.digest[:12]}, its own had {digest[:12]}; say by --graph where that is"
-        )
-    return data
+        data, _ = restricted(data, vocabulary)
+    return data, about, vocabulary, "the model"

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metasd.errors import InputError
-
 from .options import (
     Columns,
     DataDir,
@@ -53,7 +51,7 @@ Budget = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="Time for choosing what is not set, such as 10m or 2h; 0: by rules alone.",
+        help="Time for choosing what is not set: 90s, 1m30s, 10m, 1h; 0: by rules alone.",
         show_default="somewhat less than the training",
     ),
 ]
@@ -155,6 +153,8 @@ def resume(
     from metasd.training import trainer
 
     processes = _processes(shards, replicas)
+    if not as_json:
+        _describe_state(run, set_ or [])
     _train(
         lambda: trainer.resume(run, set_ or [], graph, data_dir, processes=processes), run, as_json
     )
@@ -174,16 +174,7 @@ def _settings(
     if file is not None:
         config = config.override(Config.read(file))
     config = config.override(settings)
-    return config if budget is None else config.override({"tune.budget": _minutes(budget)})
-
-
-def _minutes(text: str) -> float:
-    """A time such as 90s, 10m or 2h; without a unit, minutes."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in {"s", "m", "h"} else (text, "m")
-    try:
-        return float(number) * {"s": 1 / 60, "m": 1, "h": 60}[unit]
-    except ValueError:
-        raise InputError(f"--budget takes a time such as 10m or 2h; got {text!r}") from None
+    return config if budget is None else config.override({"tune.budget": budget})
 
 
 def _print_estimate(graph: "Graph", record: dict[str, Any], as_json: bool) -> None:
@@ -246,6 +237,18 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
     elif finished.config.warmup_epochs == finished.config.train.epochs > 0:
         print("note: no epoch was left for the compact model: it is the source's weights, rounded")
     print(f"run folder: {finished.path}")
+
+
+def _describe_state(run: Path, settings: list[str]) -> None:
+    """The graph of a run, and the epoch that it has reached."""
+    from metasd.config import Config
+    from metasd.training.run import RunFolder
+
+    folder = RunFolder(run)
+    folder.require()
+    epochs = Config.load(folder.config).override(settings).train.epochs
+    graph, done = folder.graph_description()["name"], len(folder.read_history())
+    print(f"{run}: a run on {graph}, {done} of {epochs} epochs done", flush=True)
 
 
 def _describe(graph: "Graph", path: Path, start: "WarmStart | None") -> None:

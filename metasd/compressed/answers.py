@@ -22,20 +22,6 @@ class Query(NamedTuple):
     relation: str
     tail: str | None = None
 
-    @staticmethod
-    def of(value: Any) -> Query:
-        """A query from any (head, relation, tail), None for what is asked.
-
-        Raises:
-            InputError: it is something else.
-        """
-        if not isinstance(value, tuple | list) or len(value) != 3:
-            raise InputError(
-                "queries are a list of (head, relation, tail), None for what is asked; "
-                f"one of them is {value!r:.80}"
-            )
-        return Query(*value)
-
 
 class Answer(NamedTuple):
     """One entity that completes a triple.
@@ -79,6 +65,33 @@ class Answers(list[Answer]):
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickled and copied without the model
         return Answers, (list(self), self.num_hidden, partial(list, self.hidden))
+
+
+def as_queries(values: Any) -> list[Query]:
+    """Queries from any (head, relation, tail), None for what is asked; InputError if it is not."""
+    wanted = "queries are a list of (head, relation, tail), None for what is asked"
+    queries = as_list(values, wanted)
+    for query in queries:
+        if not isinstance(query, tuple | list) or len(query) != 3:
+            raise InputError(f"{wanted}; one of them is {query!r:.80}")
+    return [Query(*query) for query in queries]
+
+
+def as_list(values: Any, wanted: str) -> list[Any]:
+    """The values of anything but a text; InputError, which says what was wanted, if it has none."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InputError(f"{wanted}; got {values!r:.80} ({type(values).__name__})")
+    return list(values)
+
+
+def as_ids(values: Any, width: int, what: str) -> Integers:
+    """Rows of ids, int64 (n, width); InputError if they are something else."""
+    found = np.asarray(values if isinstance(values, np.ndarray) else list(values))
+    if not found.size:
+        return np.empty((0, width), np.int64)
+    if found.ndim != 2 or found.shape[1] != width or found.dtype.kind not in "iu":
+        raise InputError(f"{what} must be integers (n, {width}); got {found.dtype} {found.shape}")
+    return found.astype(np.int64, copy=False)
 
 
 def check_k(k: Any) -> int:

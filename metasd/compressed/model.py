@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,19 @@ import numpy.typing as npt
 from metasd.data.filter_index import KnownAnswers
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError, error_context
+from metasd.files import as_path
 
-from .answers import Answer, Answers, Query, check_k, find_sorted, places_among
+from .answers import (
+    Answer,
+    Answers,
+    Query,
+    as_ids,
+    as_list,
+    as_queries,
+    check_k,
+    find_sorted,
+    places_among,
+)
 from .calibration import fit_temperature
 from .description import describe, model_card, summary
 from .hub import download, is_repo_id, upload
@@ -82,7 +92,7 @@ class CompressedModel(Scorer):
         Raises:
             InputError: something is missing, damaged or hostile: which file, and what.
         """
-        folder = Path(path)
+        folder = as_path(path, "a compressed model")
         if is_repo_id(path) and not folder.exists():
             folder = download(str(path), revision, endpoint)
         parts = load(folder)
@@ -99,7 +109,7 @@ class CompressedModel(Scorer):
         Raises:
             InputError: there is something else at `path`, or it cannot be written.
         """
-        save(self, Path(path), model_card(self), overwrite)
+        save(self, as_path(path, "a compressed model"), model_card(self), overwrite)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, endpoint: str | None = None
@@ -143,7 +153,7 @@ class CompressedModel(Scorer):
         Raises:
             InputError: an unknown label, or not one of head and tail.
         """
-        ids = [self.query_ids(query) for query in queries]
+        ids = [self.query_ids(query) for query in as_queries(queries)]
         entities, relations = np.array(ids, dtype=np.int64).reshape(-1, 2).T
         return self.queries(entities, relations)
 
@@ -159,7 +169,7 @@ class CompressedModel(Scorer):
         keep_known: bool = False,
     ) -> list[tuple[str, float]]:
         """The k best completions of one triple: [(label, score), ...]; see `answers`."""
-        query = Query(head, relation or "", tail)
+        query = Query(head, "" if relation is None else relation, tail)
         found = self.answers([query], k, candidates=candidates, typed=typed, keep_known=keep_known)
         return [(answer.label, answer.score) for answer in found[0]]
 
@@ -191,7 +201,7 @@ class CompressedModel(Scorer):
                 `typed` of a model without known triples or beside candidates.
         """
         rows = None if candidates is None else self.candidate_ids(candidates)
-        ids = [self.query_ids(Query.of(query)) for query in queries]
+        ids = [self.query_ids(query) for query in as_queries(queries)]
         return self.answers_of_ids(ids, k, candidates=rows, typed=typed, keep_known=keep_known)
 
     def query_ids(self, query: Query) -> tuple[int, int]:
@@ -201,17 +211,16 @@ class CompressedModel(Scorer):
             InputError: an unknown label (the nearest are named), or not one of head and tail.
         """
         head, relation, tail = query
-        if relation in (None, "") or (head is None) == (tail is None):
+        given = head if tail is None else tail
+        unnamed = relation is None or (isinstance(relation, str) and not relation)
+        if unnamed or given is None or (head is not None and tail is not None):
             raise InputError("a query has a relation and either a head or a tail")
         place = self.relation_labels.find(relation)
-        if tail is None:
-            return self.entity_labels.find(head or ""), place
-        return self.entity_labels.find(tail), place + self.num_relations
+        return self.entity_labels.find(given), place + self.num_relations * (head is None)
 
     def candidate_ids(self, labels: Sequence[str]) -> Integers:
         """The ids of candidates, int64, sorted and without duplicates; see `answers`."""
-        if isinstance(labels, str):
-            raise InputError(f'candidates are a list of labels; got the text "{labels:.80}"')
+        labels = as_list(labels, "candidates are a list of labels")
         return np.unique(np.array([self.entity_labels.find(label) for label in labels], np.int64))
 
     def answers_of_ids(
@@ -225,7 +234,7 @@ class CompressedModel(Scorer):
     ) -> list[Answers]:
         """What `answers` does, in ids: those of `query_ids` and `candidate_ids`."""
         k = check_k(k)
-        pairs = np.array(queries, dtype=np.int64).reshape(-1, 2)
+        pairs = as_ids(queries, 2, "queries")
         groups = [(np.arange(len(pairs)), candidates)]  # places in `queries`, their candidates
         if typed:
             known = self.check_typed(candidates)
@@ -328,13 +337,12 @@ class CompressedModel(Scorer):
     def triple_ids(self, triples: Sequence[tuple[str, str, str]] | npt.NDArray[Any]) -> Integers:
         """Triples in ids, int64 (n, 3); ids stay as they are."""
         if isinstance(triples, np.ndarray) and triples.dtype.kind in "iu":
-            return triples
+            return as_ids(triples, 3, "triples")
         ids = []
-        for triple in triples:
-            if isinstance(triple, str) or len(triple) != 3:
-                raise InputError(
-                    f"triples are a list of (head, relation, tail); one of them is {triple!r:.80}"
-                )
+        wanted = "triples are a list of (head, relation, tail)"
+        for triple in as_list(triples, wanted):
+            if not isinstance(triple, tuple | list | np.ndarray) or len(triple) != 3:
+                raise InputError(f"{wanted}; one of them is {triple!r:.80}")
             head, relation, tail = triple
             entities = self.entity_labels.find(head), self.entity_labels.find(tail)
             ids.append((entities[0], self.relation_labels.find(relation), entities[1]))

@@ -108,6 +108,11 @@ def load(path: Path) -> ModelParts:
     """What a folder holds, checked; see `CompressedModel.from_pretrained`."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
+    if (path / "config.yaml").exists() and not (path / "config.json").exists():
+        raise InputError(
+            f"{path} is a run folder, not a compressed model: `metasd compress {path}` makes one "
+            "(metasd.compress, metasd.Run.load)"
+        )
     config = _read_config(path / "config.json")
     sums = config["crc32"]
     arrays = _read_arrays(path / "model.safetensors")

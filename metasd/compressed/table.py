@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metasd import _C
-from metasd.errors import InputError
+from metasd.errors import InputError, one_of
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -313,24 +313,19 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
         raise InputError(f"a table of {rows} rows of {width} is too large")
     wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {}
     if codec == "sparse":
-        if weights not in NUMBERS or columns not in _COLUMNS[1:]:
-            raise InputError(
-                f"sparse tables have no weight format {weights!r} or columns {columns!r}"
-            )
+        _check_one_of(NUMBERS, weights, "a sparse table stores weights as")
+        _check_one_of(_COLUMNS[1:], columns, "a sparse table stores the columns of weights as")
         wanted["indptr"] = ("uint32", (rows + 1,))
         wanted["columns"] = ("uint16" if columns == "index16" else "uint8", (None,))
         if columns == "bits":
             wanted["columns"] = ("uint8", (rows, -(-width // 8)))
         wanted["values"] = (NUMBERS[weights], (None,))
     else:
-        if (
-            weights not in {**NUMBERS, **CODES}
-            or columns != "all"
-            or codec not in ("column", weights)
-        ):
-            raise InputError(
-                f"{codec} tables have no weight format {weights!r} or columns {columns!r}"
-            )
+        formats = {**NUMBERS, **CODES} if codec == "column" else [codec]
+        _check_one_of(formats, weights, f"a table of the codec {codec} stores weights as")
+        _check_one_of(
+            _COLUMNS[:1], columns, f"a table of the codec {codec} stores, of the columns,"
+        )
         stored: int | None = width
         if codec == "column":
             wanted["columns"] = ("uint32", (None,))
@@ -341,6 +336,11 @@ def shapes(description: dict[str, Any]) -> dict[str, tuple[str, tuple[int | None
     if weights in CODES:
         wanted["scale"] = ("float32", (rows,))
     return wanted
+
+
+def _check_one_of(names: Collection[str], name: str, what: str) -> None:
+    if name not in names:
+        raise InputError(f"{what} {one_of([*names])}; got {name!r}")
 
 
 def dense_table(weights: Floats) -> Table:

@@ -149,6 +149,17 @@ class Graph(Vocabulary):
                 digest.update(np.ascontiguousarray(part, dtype="<i8").data)
         return digest.hexdigest()
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """Name, digest, source and the number of triples per split (JSON): see ``comparison``."""
+        triples = {name: len(self.split(name)) for name in SPLITS}
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "source": self.source,
+            "triples": triples,
+        }
+
     def with_inverses(self, triples: IntArray) -> IntArray:
         """``(n, 3)`` -> ``(2n, 3)``: the rows ``(h, r, t)``, then the rows ``(t, r + R, h)``."""
         inverse = triples[:, ::-1] + np.array([0, self.num_relations, 0])
@@ -173,6 +184,11 @@ class Graph(Vocabulary):
             num_entities=self.num_entities,
             num_relations=num_relations,
         )
+
+    def packed_known(self) -> KnownAnswers:
+        """The same of all splits with packed keys, as models store them."""
+        triples = np.concatenate([self.split(name) for name in SPLITS])
+        return KnownAnswers.of_triples(triples, self.num_entities, self.num_relations)
 
     @cached_property
     def _known(self) -> KnownAnswers | None:

@@ -14,6 +14,7 @@ from metasd.errors import InputError
 from .columns import FIELDS, check_columns, choose_columns
 from .triple_files import Triples, label_batch, whole
 
+_EXAMPLE = '[("ada", "knows", "bo"), ...] or a data frame'
 _ARROW = ("__arrow_c_stream__", "__arrow_c_array__", "to_arrow", "iloc")
 
 
@@ -32,11 +33,19 @@ def as_splits(train: Any, valid: Any, test: Any, columns: str) -> dict[str, Trip
         if valid is not None or test is not None:
             raise InputError("a PyKEEN data set has its own splits: valid and test go without it")
         train, valid, test = train.training, train.validation, train.testing
+    if train is None:
+        raise InputError(f"train: triples wanted, such as {_EXAMPLE}; got None")
     given = {"train": train, "valid": valid, "test": test}
     batches = {
         name: _batch(value, columns, name) for name, value in given.items() if value is not None
     }
     return {name: Triples(**whole([batch]), rows=len(batch)) for name, batch in batches.items()}
+
+
+def as_rows(triples: Any) -> list[tuple[str, str, str]]:
+    """Labels of head, relation and tail of anything that ``as_splits`` takes; errors likewise."""
+    batch = _batch(triples, "hrt", "triples")
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _batch(value: Any, columns: str, name: str) -> pa.RecordBatch:

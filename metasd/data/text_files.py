@@ -31,6 +31,7 @@ class Layout(NamedTuple):
         width: fields per line.
         places: those that are read.
         names: what they are called.
+        gaps: whether fields may be empty.
     """
 
     delimiter: str
@@ -38,6 +39,7 @@ class Layout(NamedTuple):
     width: int
     places: Sequence[int]
     names: Sequence[str]
+    gaps: bool = False
 
     def fields(self, line: str) -> list[str]:
         return next(self.reader([line]), [])
@@ -55,7 +57,13 @@ def read_labels(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 
 def read_text_triples(
-    path: Path, columns: str, header: bool | None, notes: list[str], *, commas: bool
+    path: Path,
+    columns: str,
+    header: bool | None,
+    notes: list[str],
+    *,
+    commas: bool,
+    gaps: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Dictionary columns ``head``, ``relation`` and ``tail``, some rows at a time.
 
@@ -64,16 +72,19 @@ def read_text_triples(
         header: whether the first line is one; None: if it is made of the names of columns.
         notes: gets a line for a header, for what looks like one, and for columns that are not read.
         commas: fields are separated by commas or semicolons, and may be in quotes; else by tabs.
+        gaps: fields may be empty.
     """
     with file_errors(path):
         line = _first_line(path)
-        layout = _layout(path, line, columns, header, notes, commas)
+        layout = _layout(path, line, columns, header, notes, commas)._replace(gaps=gaps)
     return _read(path, layout, line)
 
 
-def bad_labels(labels: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Which of them are empty, or could not be written in a line of a file with tabs."""
-    return pc.match_substring_regex(labels, r"^$|[\t\n\r\x00]")
+def bad_labels(
+    labels: pa.Array | pa.ChunkedArray, gaps: bool = False
+) -> pa.Array | pa.ChunkedArray:
+    """Which could not be written in a line of a file with tabs, or are empty where no gaps are."""
+    return pc.match_substring_regex(labels, r"[\t\n\r\x00]" + "|^$" * (not gaps))
 
 
 def _first_line(path: Path) -> bytes:
@@ -124,7 +135,8 @@ def _read(path: Path, layout: Layout, header_line: bytes | None) -> Iterator[pa.
                 if not block.strip(b"\r\n"):
                     continue
                 batch = _parse(block, layout)
-                if any(pc.any(bad_labels(column.dictionary)).as_py() for column in batch.columns):
+                bad = (bad_labels(column.dictionary, layout.gaps) for column in batch.columns)
+                if any(pc.any(found).as_py() for found in bad):
                     raise InputError(_first_bad_line(path, layout) or f"{path}: a bad field")
                 rows += len(batch)
                 if len(batch):
@@ -207,7 +219,7 @@ def _wrong(line: bytes, layout: Layout) -> str:
         count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
         return f"{count}, wanted {layout.width} separated by {_DELIMITERS[layout.delimiter]}"
     for place in sorted(layout.places):
-        if not fields[place]:
+        if not fields[place] and not layout.gaps:
             return f"field {place + 1} is empty"
     try:
         line.decode()

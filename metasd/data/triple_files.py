@@ -69,8 +69,16 @@ def read_triples(path: Path, columns: str, header: bool | None, notes: list[str]
     return Triples(**whole(gathered), rows=rows)
 
 
+def read_rows(
+    path: Path, columns: str, header: bool | None, notes: list[str], *, gaps: bool = False
+) -> Iterator[tuple[str, str, str]]:
+    """Head, relation and tail of each row; the arguments are those of ``read_batches``."""
+    for batch in read_batches(path, columns, header, notes, gaps=gaps):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
 def read_batches(
-    path: Path, columns: str, header: bool | None, notes: list[str]
+    path: Path, columns: str, header: bool | None, notes: list[str], *, gaps: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """The rows in order, some at a time: dictionary columns ``head``, ``relation`` and ``tail``.
 
@@ -78,13 +86,14 @@ def read_batches(
         columns: the order of the columns where they have no names.
         header: of text files, whether their first line names the columns; None: if it looks so.
         notes: gets a line for everything unusual, at the latest when all rows are read.
+        gaps: labels may be missing, and are empty then.
     """
     kind = suffix_of(path).removesuffix(".gz")
     if kind == ".parquet":
-        return _read_parquet(path, columns, notes)
+        return _read_parquet(path, columns, notes, gaps)
     if kind in (".nt", ".ttl"):
         return read_rdf(path, notes, turtle=kind == ".ttl")
-    return read_text_triples(path, columns, header, notes, commas=kind == ".csv")
+    return read_text_triples(path, columns, header, notes, commas=kind == ".csv", gaps=gaps)
 
 
 def whole(batches: Iterable[pa.RecordBatch]) -> dict[str, Column]:
@@ -112,21 +121,26 @@ def _distinct(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, list(columns))
 
 
-def label_batch(table: pa.Table, where: object, before: int = 0) -> pa.RecordBatch:
+def label_batch(
+    table: pa.Table, where: object, before: int = 0, gaps: bool = False
+) -> pa.RecordBatch:
     """Three columns of labels or numbers as dictionary columns.
 
     Args:
         table: columns ``head``, ``relation`` and ``tail``; numbers become their decimal digits.
         where: what the table is, for errors.
         before: the number of rows before it, for errors.
+        gaps: labels may be missing, and are empty then.
 
     Raises:
         InputError: a label is missing, empty, or holds a tab, a line break or NUL.
     """
     names = list(FIELDS.values())
     table = table.cast(pa.schema([(name, pa.large_string()) for name in names]))
-    for name in names:
-        bad = pc.fill_null(bad_labels(table[name]), True)
+    for place, name in enumerate(names):
+        if gaps:
+            table = table.set_column(place, name, pc.fill_null(table[name], ""))
+        bad = pc.fill_null(bad_labels(table[name], gaps), True)
         if (row := pc.index(bad, True).as_py()) >= 0:
             label = table[name][row].as_py()
             what = f"{label!r} holds a tab, a line break or NUL" if label else "is empty"
@@ -153,7 +167,9 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-def _read_parquet(path: Path, columns: str, notes: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_parquet(
+    path: Path, columns: str, notes: list[str], gaps: bool
+) -> Iterator[pa.RecordBatch]:
     rows = 0
     try:
         with open_parquet(path) as file:
@@ -169,7 +185,7 @@ def _read_parquet(path: Path, columns: str, notes: list[str]) -> Iterator[pa.Rec
                 order = places if wanted is None else [table.column_names.index(n) for n in wanted]
                 if len(table):
                     named = table.select(order).rename_columns(list(FIELDS.values()))
-                    yield label_batch(named, path, rows)
+                    yield label_batch(named, path, rows, gaps)
                 rows += len(table)
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["damaged"])[0]

@@ -31,10 +31,11 @@ from typing import Any
 
 import numpy as np
 
-from metasd.config import Config, dotted, preset
+from metasd.config import Config, preset
 from metasd.errors import InputError, error_context
 from metasd.export.encode import encode
 from metasd.files import read_description
+from metasd.settings import dotted
 
 MODELS = ("source", "compact", "one-shot")
 FORMS = {

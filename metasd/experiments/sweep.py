@@ -150,7 +150,9 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{path}: damaged, or not of a study") from None
     if digest != graph.digest:
-        raise InputError(f"{path} is of another graph: {name}")
+        for run in sorted(out.glob("*/graph.json")):
+            RunFolder(run.parent).check_graph(graph)  # says what differs
+        raise InputError(f"{path} is of another graph ({name}) than {graph.name} is now")
     return found
 
 

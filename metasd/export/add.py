@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from metasd.compressed.labels import Labels
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import Integers, Table
 from metasd.data.filter_index import KnownAnswers
+from metasd.data.tables import as_rows
 from metasd.errors import InputError
 from metasd.models import Scoring
 from metasd.models.new_rows import fit_rows
@@ -19,9 +21,7 @@ from metasd.models.new_rows import fit_rows
 from .encode import insert_rows
 
 
-def add_entities(
-    model: CompressedModel, triples: Sequence[tuple[str, str, str]], seed: int = 0
-) -> CompressedModel:
+def add_entities(model: CompressedModel, triples: Any, seed: int = 0) -> CompressedModel:
     """A model that also answers about the new entities of some triples.
 
     The row of a new entity is the one under which its triples are most likely while all other rows
@@ -31,17 +31,25 @@ def add_entities(
 
     Args:
         model: the model, which stays as it is.
-        triples: labels of head, relation and tail; those of known entities alone may be among them.
+        triples: labels in any form that `Graph.from_triples` takes; triples of known entities alone
+            may be among them.
         seed: of the samples that stand for many triples or entities.
 
     Raises:
-        InputError: no triples, a relation that the model does not have, new entities that no triple
-            connects with those of the model, or a label with a tab or line break.
+        InputError: no compressed model, no triples, a relation that the model does not have, new
+            entities that no triple connects with those of the model, or a label with a tab or line
+            break.
     """
-    if not len(triples):
+    if not isinstance(model, CompressedModel):
+        raise InputError(
+            f"entities are added to a CompressedModel; got {type(model).__name__} "
+            "(`metasd.compress` makes one; a run is continued by `train(..., continue_from=run)`)"
+        )
+    rows = as_rows(triples)
+    if not rows:
         raise InputError("there are no triples to add")
     labels = list(model.entity_labels)
-    ids, added = _numbered(model, triples)
+    ids, added = _numbered(model, rows)
     labels += added
     count, old_count = len(labels), model.num_entities
     _check_connected(ids, old_count, labels)

@@ -12,7 +12,7 @@ from metasd.compressed.description import codec_name, readable_bytes
 from metasd.compressed.labels import Labels
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import CODES, NUMBERS, Array, Floats, Table
-from metasd.data.filter_index import KnownAnswers
+from metasd.data.comparison import with_labels_of
 from metasd.data.graph import Graph
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError
@@ -181,10 +181,8 @@ def _assemble(
         )
     kept = None
     if graph is not None:
-        triples = np.concatenate([graph.train, graph.valid, graph.test])
-        kept = KnownAnswers.of_triples(triples, num_entities, num_relations)
-        found = {"name": graph.name, "digest": graph.digest, "source": graph.source}
-        about = {"graph": found, **about}
+        kept = with_labels_of(graph, vocabulary, "the model").packed_known()
+        about = {"graph": graph.description, **about}
     table = codec.encode(entities)
     table.check_width()
     return CompressedModel(

@@ -22,7 +22,7 @@ from metasd.compressed.table import (
     default_threads,
     shapes,
 )
-from metasd.errors import InputError, nearest
+from metasd.errors import InputError, nearest, one_of
 
 DENSE = ("fp32", "fp16", "bf16", *CODES)
 """Codecs that store all weights: a codec and its weight format are the same."""
@@ -161,10 +161,9 @@ def check_formats(codec: str, weight_format: str = "auto") -> None:
                 f"unknown {what} {name!r}{nearest(name, names)}; there are auto, {', '.join(names)}"
             )
     if "auto" not in (codec, weight_format) and weight_format not in FORMATS[codec]:
-        allowed = "; ".join(f"{name}: {', '.join(FORMATS[name])}" for name in ("sparse", "column"))
         raise InputError(
-            f"codec {codec} has no weight format {weight_format}; there are: {allowed}; "
-            "the other codecs are their own weight formats"
+            f"codec {codec} stores weights as {one_of(FORMATS[codec])}; "
+            f"got weight format {weight_format}"
         )
 
 

@@ -15,14 +15,16 @@ import numpy.typing as npt
 from metasd.compressed.answers import Answers, Query
 from metasd.compressed.description import metric_lines
 from metasd.compressed.model import CompressedModel
+from metasd.compressed.storage import is_compressed
 from metasd.config import Config
+from metasd.data.comparison import check_same, with_labels_of
 from metasd.data.filter_index import KnownAnswers
 from metasd.data.graph import Graph
 from metasd.data.load import load_source
 from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
-from metasd.files import read_json, read_json_lines, write_text
+from metasd.files import as_path, read_json, read_json_lines, write_text
 from metasd.models.model import Model
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
@@ -32,7 +34,7 @@ class RunFolder:
     """The names inside a run folder, and how they are written."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = as_path(path, "a run folder")
         self.config = self.path / "config.yaml"
         self.graph = self.path / "graph.json"
         self.warm_start = self.path / "warm_start.json"
@@ -75,8 +77,7 @@ class RunFolder:
             graph.save_vocabulary(new.path)
             if graph.source is None:
                 save_graph(graph, new.triples)
-            description = {"name": graph.name, "digest": graph.digest, "source": graph.source}
-            write_text(new.graph, json.dumps(description, indent=1) + "\n")
+            write_text(new.graph, json.dumps(graph.description, indent=1) + "\n")
             if warm_start is not None:
                 write_text(new.warm_start, json.dumps(warm_start, indent=1) + "\n")
             new.path.replace(self.path)
@@ -85,11 +86,14 @@ class RunFolder:
         finally:
             shutil.rmtree(new.path, ignore_errors=True)
 
-    def require(self) -> None:
+    def require(self, wanted: str = "not a run folder") -> None:
+        """InputError, which says what was `wanted`, unless this is a run folder."""
         if not self.path.exists():
-            raise InputError(f"{self.path}: not a run folder (it does not exist)")
+            raise InputError(f"{self.path}: {wanted} (it does not exist)")
+        if is_compressed(self.path):
+            raise InputError(f"{self.path}: {wanted} (it is a compressed model)")
         if not self.config.is_file():
-            raise InputError(f"{self.path}: not a run folder (it has no config.yaml)")
+            raise InputError(f"{self.path}: {wanted} (it has no config.yaml)")
 
     def read_history(self) -> list[dict[str, Any]]:
         """The complete lines: a line cut short by a kill is dropped (its epoch is run again)."""
@@ -119,6 +123,12 @@ class RunFolder:
 
         `moved`: its name or path, if that is no longer what it was.
         """
+        graph = self.find_graph(data_dir, moved)
+        self.check_graph(graph)
+        return graph
+
+    def find_graph(self, data_dir: str | Path | None = None, moved: str | None = None) -> Graph:
+        """What is now where the run's graph was, or where it has moved: see `load_graph`."""
         description = self.graph_description()
         if description["source"] is None and moved is None:
             raise InputError(
@@ -126,30 +136,31 @@ class RunFolder:
                 "cannot be loaded again: pass it as `graph`"
             )
         try:
-            graph = load_source(description["source"] or {}, description["name"], data_dir, moved)
+            return load_source(description["source"] or {}, description["name"], data_dir, moved)
         except InputError as error:
             hint = "" if moved else f"; say by --graph where the graph of {self.path} is now"
             raise InputError(f"{error}{hint}") from None
-        self.check_graph(graph)
-        return graph
 
     def check_graph(self, graph: Graph) -> None:
+        """InputError, which says what differs, unless the run was trained on this graph."""
         description = self.graph_description()
         if graph.digest != description["digest"]:
-            raise InputError(
-                f"{self.path} was trained on another graph: {graph.name} has digest "
-                f"{graph.digest[:12]}, {description['name']} had {description['digest'][:12]}"
-            )
+            check_same(graph, description, load_vocabulary(self.path), self.path)
 
     def graph_description(self) -> dict[str, Any]:
-        """The graph's name and digest, and its source: what `load_source` takes, or None."""
+        """The graph's `description`; its source is what `load_source` takes, or None."""
         try:
             stored = read_json(self.graph)
             name, digest, source = (stored[key] for key in ("name", "digest", "source"))
             if source is None and self.triples.exists():
                 source = {"name_or_path": str(self.triples.resolve())}
-            return {"name": str(name), "digest": str(digest), "source": source and dict(source)}
-        except (OSError, ValueError, KeyError, TypeError):
+            return {
+                "name": str(name),
+                "digest": str(digest),
+                "source": source and dict(source),
+                "triples": {split: int(n) for split, n in stored.get("triples", {}).items()},
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{self.graph}: missing or damaged") from None
 
 
@@ -162,6 +173,7 @@ def free_run_dir(graph: Graph) -> Path:
     return path
 
 
+NEITHER = "neither a run folder nor a model folder"
 NO_COMPACT_MODEL = "there is no compact model yet (still in warm-up); the source answers"
 
 
@@ -239,10 +251,12 @@ class Run:
             source: the source answers, even where there is a compact model. It also answers, with
                 a warning, for a run that stopped before it had a compact model.
             known: False indexes no triples, and needs no graph.
-            graph: where the known triples come from; by default read again (see `Run.graph`).
+            graph: where the known triples come from, such as a later state of the run's graph with
+                the same labels; by default the run's graph, read again (see `Run.graph`).
 
         Raises:
-            InputError: the graph cannot be found, or the model has the entities of one shard only.
+            InputError: the graph cannot be found or has other labels, or the model has the entities
+                of one shard only.
         """
         if self.model.processes.shards > 1:
             raise InputError(
@@ -269,9 +283,7 @@ class Run:
             if graph is None:
                 trained_on = self.vocabulary
                 graph = trained_on if isinstance(trained_on, Graph) else self.graph()
-            triples = np.concatenate([graph.train, graph.valid, graph.test])
-            sizes = self.vocabulary.num_entities, self.vocabulary.num_relations
-            self._known = KnownAnswers.of_triples(triples, *sizes)
+            self._known = with_labels_of(graph, self.vocabulary, self.path).packed_known()
         return self._known
 
     def _marking(self, source: bool) -> CompressedModel:
@@ -294,7 +306,7 @@ class Run:
         source: bool = False,
     ) -> list[tuple[str, float]]:
         """The k best completions of one triple: [(label, score), ...]; see `answers`."""
-        query = Query(head, relation or "", tail)
+        query = Query(head, "" if relation is None else relation, tail)
         found = self.answers(
             [query], k, candidates=candidates, typed=typed, keep_known=keep_known, source=source
         )

@@ -20,11 +20,12 @@ from metasd.data.restriction import places, restricted
 from metasd.data.sorting import count_shared
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError, error_context
+from metasd.files import as_path
 from metasd.models.model import Model
 from metasd.models.new_rows import fit_rows
 
 from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, restore_model
-from .run import Run, RunFolder
+from .run import NEITHER, Run, RunFolder
 from .step import Step
 
 Floats = npt.NDArray[np.float32]
@@ -63,8 +64,9 @@ class WarmStart:
         Raises:
             InputError: the folder is neither, or is damaged.
         """
-        path = Path(path)
+        path = as_path(path, "a run or a compressed model")
         if not is_compressed(path):
+            RunFolder(path).require(NEITHER)
             run = Run.load(path)
             source = run.model.source
             tables = (source.entities.numpy(), source.relations.numpy())

@@ -47,6 +47,8 @@ def test_named_candidates_are_kept_and_types_limit(metasd: Command, model: str) 
     assert metasd("compress", "x", "--no-known", "--out", "bare")[0] == 0
     code, _, err = metasd("predict", "bare", *ADA, "--typed")
     assert (code, "this model stores none" in err) == (2, True)
+    code, out, err = metasd("predict", "bare", *ADA, "--typed", "--json", "--graph", "mine")
+    assert (code, [answer["label"] for answer in json.loads(out)]) == (0, ["cake"]), err
 
 
 def test_marks_are_left_out_where_the_graph_is_gone(
@@ -76,9 +78,22 @@ def test_a_file_of_queries(metasd: Command, model: str, monkeypatch: pytest.Monk
     marks = {line.split("\t")[4]: line.split("\t")[8] for line in out.splitlines()[1:]}
     assert marks.pop("tea") == "true"
     assert set(marks.values()) == {"false"}
-    for more in (("--head", "ada"), ("--json",)):
-        code, _, err = metasd("predict", model, *batch, *more)
-        assert (code, "--batch goes without" in err) == (2, True)
+    code, _, err = metasd("predict", model, *batch, "--head", "ada")
+    assert (code, "--batch goes without" in err) == (2, True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ada\tlikes\n")))
+    code, _, err = metasd("predict", model, "--batch", "-")
+    assert (code, err.startswith("metasd: standard input: line 1: 2 fields, wanted 3")) == (2, True)
+    Path("queries.csv").write_text("relation,head,tail\nlikes,ada,?\nlikes,?,tea\n")
+    code, out, err = metasd("predict", model, "--batch", "queries.csv", "-k", "2", "--json")
+    assert (code, err.startswith("note: queries.csv: line 1 (relation, head, tail)")) == (0, True)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(one["head"], one["tail"], one["hidden"]) for one in found] == [
+        ("ada", None, 1),
+        (None, "tea", 4),
+    ]
+    assert [one["answers"][0]["entity"] for one in found] == [
+        line.split("\t")[4] for line in printed.splitlines()[1::2]
+    ]
     code, _, err = metasd("predict", model, *ADA, "--out", "x.tsv")
     assert (code, "--out is for --batch" in err) == (2, True)
 
@@ -100,13 +115,34 @@ def test_score(metasd: Command, model: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert (code, out) == (0, "2 triples scored: scores.tsv\n")
     assert len(Path("scores.tsv").read_text().splitlines()) == 3
     for text, message in (
-        ("bo\tknows\tcy\nbo\tknows\tzoe\n", 'triples.tsv: line 2: no entity "zoe"'),
-        ("bo\tknows\n", "line 1: wanted head<TAB>relation<TAB>tail; got 2 fields"),
+        ("bo\tknows\tcy\nbo\tknows\tzoe\n", 'triples.tsv: row 2: no entity "zoe"'),
+        ("bo\tknows\n", "triples.tsv: line 1: 2 fields, wanted 3 separated by tabs"),
     ):
         Path("triples.tsv").write_text(text)
         code, _, err = metasd("score", model, "triples.tsv", "--out", "other.tsv")
         assert (code, message in err) == (2, True), err
         assert not Path("other.tsv").exists()
+
+
+def test_the_known_answers_of_a_newer_graph(metasd: Command, model: str, folder: Path) -> None:
+    with (folder / "train.txt").open("a") as file:
+        file.write("ada\tlikes\tcake\n")
+    for path in ("x", model):
+        code, _, err = metasd("predict", path, *ADA, "--graph", folder)
+        noted, hidden = err.splitlines()
+        assert (code, noted.startswith("note: known answers are those of mine")) == (0, True)
+        assert noted.endswith("not trained: train triples differ (17 instead of 16)")
+        assert hidden.startswith("2 known answers hidden: ")
+        code, _, err = metasd("score", path, folder / "test.txt", "--ranks", "--graph", folder)
+        assert (code, err.splitlines()) == (0, [noted])
+        code, _, err = metasd("evaluate", path, "--graph", folder)
+        assert (code, "than mine: train triples differ (17 instead of 16)" in err) == (2, True)
+    assert metasd("predict", model, *ADA)[2].startswith("1 known answer hidden: tea")
+    (folder / "train.txt").write_text("ada\tlikes\ttea\n" * 2)
+    for path in ("x", model):
+        code, _, err = metasd("predict", path, *ADA, "--graph", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        assert 'first that only the model has: "knows")' in err
 
 
 def test_neighbors(metasd: Command, model: str) -> None:

@@ -30,8 +30,8 @@ def test_the_help_names_every_preset(metasd: Command) -> None:
 
 
 def test_no_argument_shows_help(metasd: Command) -> None:
-    _, out, err = metasd()
-    assert "train" in out + err
+    code, out, _ = metasd()
+    assert (code, "train" in out) == (2, True)
 
 
 def spoil(folder: Path, name: str, text: str | None) -> None:
@@ -77,10 +77,24 @@ def test_bad_files_are_named_with_their_line(
         (["train", "--split-ratios", "1,2"], "three shares"),
         (["train", "--split-ratios", "0.8,0.1,0.1"], "files without valid or test; got families"),
         (["train", "--columns", "hhh"], "permutation"),
+        (["train", "--budget", "5x"], "a time such as 90s, 1m30s, 10m, 2.5m or 1h; got '5x'"),
         (["resume", "nowhere"], "not a run folder"),
-        (["evaluate", "nowhere"], "not a run folder"),
-        (["predict", "nowhere", "-r", "x", "--head", "y"], "not a run folder"),
+        (["evaluate", "nowhere"], "neither a run folder nor a model folder"),
+        (["predict", "nowhere", "-r", "x", "--head", "y"], "neither a run folder nor a model"),
+        (["score", "nowhere", "x.tsv"], "neither a run folder nor a model folder"),
+        (["neighbors", "nowhere", "x"], "neither a run folder nor a model folder"),
+        (["info", "nowhere"], "neither a run folder nor a model folder"),
+        (["export", "nowhere", "--format", "npy"], "neither a run folder nor a model folder"),
+        (["train", "--from", "nowhere"], "neither a run folder nor a model folder"),
         (["report", "nowhere"], "not a run folder"),
+        (["trian"], "no such command 'trian'; did you mean \"train\"?"),
+        (["train", "--prset", "x"], 'train: no such option: --prset; did you mean "--preset"?'),
+        (["train", "a", "b"], "unexpected extra argument"),
+        (["predict"], "predict: missing argument 'MODEL'; see `metasd predict --help`"),
+        (["predict", "x", "-k", "ten"], "predict: invalid value for '-k': "),
+        (["search", "x.yaml", "--trials", "0"], "invalid value for '--trials': "),
+        (["compress", "x", "--codec"], "option '--codec' requires an argument"),
+        (["--bogus"], "no such option: --bogus; see `metasd --help`"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

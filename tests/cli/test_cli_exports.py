@@ -44,8 +44,11 @@ def test_codecs_that_do_not_exist_or_fit(metasd: Command, folder: Path) -> None:
         (("--weight-format", "delta8"), "unknown weight format 'delta8'; there are auto, fp32"),
         (
             ("--codec", "sparse", "--weight-format", "int4"),
-            "codec sparse has no weight format int4; there are: sparse: fp32, fp16, bf16, int8; "
-            "column: fp32, fp16, bf16, int8, int4, int3, int2, ternary; the other",
+            "codec sparse stores weights as fp32, fp16, bf16 or int8; got weight format int4",
+        ),
+        (
+            ("--codec", "fp16", "--weight-format", "int8"),
+            "codec fp16 stores weights as fp16; got weight format int8",
         ),
     ):
         code, _, err = metasd("compress", "x", *options)

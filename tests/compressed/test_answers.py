@@ -135,6 +135,16 @@ MISTAKES: list[tuple[Callable[[CompressedModel, str, str], object], str]] = [
     (lambda m, e, r: m.score([e]), "triples are a list of"),  # type: ignore[list-item]
     (lambda m, e, r: m.score(np.zeros((2, 2), int)), r"triples must be integers \(n, 3\)"),
     (lambda m, e, r: m.score(np.full((1, 3), -1)), "triples must be ids below"),
+    (lambda m, e, r: m.answers(3), r"queries are a list of .*; got 3 \(int\)"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.query_vectors([(0, 1)]), r"queries are a list of .* one of them is \(0, 1"),  # type: ignore[list-item]
+    (lambda m, e, r: m.predict(np.array([0, 1]), r), "entity must be a label; got array"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.predict(e, np.array([0, 1])), "relation must be a label; got array"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.predict(e, 0), r"relation must be a label; got 0 \(int\)"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.predict(e, r, candidates=3), "candidates are a list of labels; got 3"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.answers_of_ids([(e, r)]), r"queries must be integers \(n, 2\)"),  # type: ignore[list-item]
+    (lambda m, e, r: m.score([1, 2, 3]), "triples are a list of .* one of them is 1"),  # type: ignore[list-item]
+    (lambda m, e, r: m.score(3), r"triples are a list of .*; got 3 \(int\)"),  # type: ignore[arg-type]
+    (lambda m, e, r: m.ranks(np.array([1, 2, 3])), r"triples must be integers \(n, 3\)"),
     (lambda m, e, r: m.neighbors(3), "entity must be a label"),  # type: ignore[arg-type]
     (lambda m, e, r: m.embedding(3), "entity must be a label"),  # type: ignore[arg-type]
 ]

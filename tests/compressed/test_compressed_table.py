@@ -230,10 +230,10 @@ def test_damage_is_found_before_it_is_used(
         ({"rows": True}, "rows must be"),
         ({"width": 2**28}, "too large"),
         ({"width": 50}, "row"),
-        ({"weight_format": "int4"}, "no weight format"),
+        ({"weight_format": "int4"}, "stores weights as fp32, fp16, bf16 or int8; got 'int4'"),
         ({"weight_format": "fp32"}, "values must be float32"),
         ({"columns": "index16"}, "columns must be uint16"),
-        ({"columns": "all"}, "no weight format"),
+        ({"columns": "all"}, "stores the columns of weights as .* got 'all'"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

@@ -153,6 +153,7 @@ def test_ids_stay_what_they_are(tmp_path: Path, make: Callable[[Any], Any]) -> N
         ([("a", "r", "b\n")], "train: row 1: tail 'b\\n' holds a tab, a line break or NUL"),
         (np.zeros((3, 4), dtype=int), "train: an array must be (n, 3); got (3, 4)"),
         (np.zeros((3, 3)), "train: an array must be of integers or strings; got float64"),
+        (None, 'train: triples wanted, such as [("ada", "knows", "bo"), ...] or a data frame'),
         (7, "train: not triples of labels or numbers ('int' object is not iterable)"),
         ({"a": [1], "b": [2]}, "train: 2 columns, wanted 3, or columns named"),
         ({"a": [1], "b": [2], "c": [[3]]}, "train: not triples of labels or numbers"),

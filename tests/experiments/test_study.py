@@ -21,7 +21,10 @@ from study_files import written
         ({"runs": {}}, "needs graph and runs"),
         ({"store": ["teacher fp32"]}, "must begin with one of source, compact, one-shot"),
         ({"store": ["source fp12"]}, "must say how the model is stored"),
-        ({"store": ["source sparse int2"]}, "codec sparse has no weight format int2"),
+        (
+            {"store": ["source sparse int2"]},
+            "codec sparse stores weights as .*; got weight format int2",
+        ),
         ({"store": "source fp16"}, "store must be a list of forms"),
         ({"store": ["one-shot fp16"]}, "run prune prune.fraction=0.5: no form of store"),
         ({"seeds": [0, 0]}, "seeds must be a list of different whole numbers"),

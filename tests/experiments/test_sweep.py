@@ -88,8 +88,15 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path) -> No
     with pytest.raises(InputError, match="trained with other settings"):
         run_study(changed, tmp_path / "out")
     elsewhere = Study.load(written(tmp_path, graph="families:130"))
-    with pytest.raises(InputError, match="of another graph"):
+    with pytest.raises(
+        InputError, match="than families:130: entities differ \\(130 instead of 120"
+    ):
         run_study(elsewhere, tmp_path / "out")
+    content = {"graph": "g", "graph_sha256": "another", "runs": {}, "rows": []}
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "results.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"of another graph \(g\) than families:130 is now"):
+        run_study(elsewhere, tmp_path / "bare")
 
 
 def test_unknown_test_runs_are_reported_before_anything_is_trained(tmp_path: Path) -> None:

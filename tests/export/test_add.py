@@ -2,8 +2,10 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from compressed_cases import CODECS, weights
@@ -116,11 +118,24 @@ def test_triples_of_known_entities_are_merged() -> None:
         ([("al", "hates", "bo")], 'relation .*"hates"'),
         ([("x", "knows", "y"), ("al", "knows", "bo")], "2 new entities, such as 'x', have no"),
         ([("a\tb", "knows", "bo")], "holds a tab"),
+        ([("al", "knows")], "triples: row 1: 2 fields, wanted 3"),
+        ("new.tsv", "triples: triples wanted, got 'new.tsv'"),
+        (None, "triples: not triples of labels or numbers"),
     ],
 )
-def test_what_cannot_be_added(triples: list[tuple[str, str, str]], message: str) -> None:
+def test_what_cannot_be_added(triples: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         add_entities(model(), triples)
+
+
+def test_triples_may_be_a_table_and_the_model_must_be_compressed() -> None:
+    head, relation, tail = zip(*NEW, strict=True)
+    table = pa.table({"tail": tail, "head": head, "relation": relation})
+    grown, wanted = add_entities(model(), table), add_entities(model(), NEW)
+    assert list(grown.entity_labels) == list(wanted.entity_labels)
+    assert np.array_equal(grown.entities.dense(), wanted.entities.dense())
+    with pytest.raises(InputError, match=r"added to a CompressedModel; got str \(`metasd.compress"):
+        add_entities("models/mine", NEW)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_a_table_holds_what_training_saw(rows: int, width: int, seed: int, level
         (np.full((3, 3), 1e5, np.float32), "sparse", "fp16", "too large for fp16"),
         (np.full((3, 3), 3.4e38, np.float32), "sparse", "bf16", "for bf16"),
         (np.ones((3, 3), np.float32), "zip", "", "unknown codec"),
-        (np.ones((3, 3), np.float32), "sparse", "int4", "no weight format"),
+        (np.ones((3, 3), np.float32), "sparse", "int4", "codec sparse stores weights as fp32"),
         (np.eye(3, dtype=np.float32), "int2", "", "int2 has no zero, which 67%"),
     ],
 )

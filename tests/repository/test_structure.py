@@ -14,6 +14,7 @@ ROOMS = [
     "training",
     "evaluation",
     "config",
+    "settings",
     "compressed",
     "models",
     "data",

@@ -165,3 +165,24 @@ def test_a_trained_run_predicts(small_graph: Graph, quick: Config, tmp_path: Pat
     known = {small_graph.entity_name(e) for e in small_graph.known().answers(h, r)}
     assert {label for label, _ in everything} - {label for label, _ in new} == known
     assert run.predict(**query, source=True) != new
+
+
+def test_a_folder_of_the_other_kind_is_called_so(run: Run, tmp_path: Path) -> None:
+    for given in (None, run, 3):
+        for load in (Run.load, CompressedModel.from_pretrained, Config.load):
+            with pytest.raises(
+                InputError, match=f"is given by its path; got {type(given).__name__}"
+            ):
+                load(given)  # type: ignore[operator]
+    run.config.save(tmp_path / "config.yaml")
+    with pytest.raises(InputError, match="is a run folder, not a compressed model: `metasd compre"):
+        CompressedModel.from_pretrained(tmp_path)
+    run.answering(known=False).save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match=r"not a run folder \(it is a compressed model\)"):
+        Run.load(tmp_path / "small")
+
+
+def test_a_graph_of_other_labels_gives_no_known_answers(run: Run, small_graph: Graph) -> None:
+    fewer = Graph.from_triples([(label, "r", label) for label in small_graph.entities[:5]])
+    with pytest.raises(InputError, match="trained on another graph than triples: entities differ"):
+        run.answering(graph=fewer)

@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused(
     other = dataclasses.replace(small_graph, entities=[f"x{x}" for x in small_graph.entities])
     with pytest.raises(InputError, match="no entity in common"):
         train(other, None, tmp_path / "run", continue_from=old.path)
-    with pytest.raises(InputError, match="not a run folder"):
+    with pytest.raises(InputError, match="neither a run folder nor a model folder"):
         train(small_graph, None, tmp_path / "run", continue_from=tmp_path / "none")
     assert not (tmp_path / "run").exists()
 

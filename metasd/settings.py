@@ -1,0 +1,107 @@
+"""Settings as they are written: `key=value`, dotted keys, nested sections; errors in one line."""
+
+import contextlib
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from metasd.errors import InputError, nearest
+
+
+def parse(setting: str) -> tuple[str, Any]:
+    """Key and value of `key=value`; the value is YAML."""
+    key, equals, value = setting.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"a setting is written key=value, such as train.lr=0.1; got {setting!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(parsed, str):
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)  # YAML 1.1 reads 1e-4, without a point, as text
+    return key.strip(), parsed
+
+
+def dotted(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Dotted keys and values of settings that are nested, dotted, or both."""
+    try:
+        return dict(flatten(nested({str(key): value for key, value in values.items()})))
+    except RecursionError:
+        raise InputError("settings are nested without an end") from None
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        first, dot, rest = key.partition(".")
+        found = merge(found, {first: nested({rest: value}) if dot else value})
+    return found
+
+
+def merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries as one; where both have a value, that of `above`."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = (
+            merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += (
+            flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(prefix + key, value)]
+        )
+    return pairs
+
+
+def minutes(text: str) -> float:
+    """A time such as 90s, 1m30s, 2.5m or 1h in minutes; without a unit, minutes.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
+    parts = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text) if text else None
+    if parts is not None:
+        hours, whole, seconds = (float(part or 0) for part in parts.groups())
+        return 60 * hours + whole + seconds / 60
+    if re.fullmatch(number, text):
+        return float(text)
+    raise ValueError(f"must be a time such as 90s, 1m30s, 10m, 2.5m or 1h; got {text!r}")
+
+
+def explain(error: ValidationError, keys: Sequence[str]) -> str:
+    """One line for the first thing that is wrong; `keys`: the dotted keys that there are."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = next((k for k, _ in flatten({key: first["input"]})), key)
+        last = {k.rpartition(".")[2]: k for k in reversed(keys)}
+        if key == "preset":
+            return "a preset is no setting: choose it by --preset, or by metasd.preset(name)"
+        close = nearest(key, keys)
+        if not close and (found := difflib.get_close_matches(key, last, n=1)):
+            close = f'; did you mean "{last[found[0]]}"?'
+        return f"unknown setting {key}{close}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return f"{key} is a section: set {key}.<key>, not {key} itself"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    got = f"got {first['input']!r}"
+    if got not in message:
+        message = f"{message[0].lower()}{message[1:]}; {got}"
+    return message if key in message else f"{key}: {message}"

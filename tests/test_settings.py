@@ -1,0 +1,33 @@
+"""Settings as they are written."""
+
+import pytest
+
+from metasd.config import Config
+from metasd.errors import InputError
+from metasd.settings import minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("90s", 1.5),
+        ("1m30s", 1.5),
+        ("1h", 60),
+        ("1h15m30s", 75.5),
+        ("10m", 10),
+        ("2.5m", 2.5),
+        (".5h", 30),
+        ("7", 7),
+        ("0", 0),
+    ],
+)
+def test_a_time_is_read_in_minutes(text: str, wanted: float) -> None:
+    assert minutes(text) == wanted
+    assert Config().override({"tune.budget": text}).tune.budget == wanted
+    assert Config().override([f"tune.budget={text}"]).tune.budget == wanted
+
+
+@pytest.mark.parametrize("text", ["", "5x", "30s1m", "1m30", "-1m", "1 h", "inf", "m", "1e3s"])
+def test_what_is_no_time_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(InputError, match=r"tune.budget.* such as 90s, 1m30s, 10m, 2.5m or 1h; got"):
+        Config().override({"tune.budget": text})
