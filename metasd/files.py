@@ -1,6 +1,7 @@
 """Files: written whole or not at all (beside, flushed to the disk, then renamed), read, locked."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import io
@@ -16,6 +17,7 @@ from typing import Any
 from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
+_NO_FOLDER = -100  # AT_FDCWD
 _LARGEST_JSON = 16 << 20  # bytes; parsed, at most some 400 MB
 _LARGEST_LINES = 32 << 20
 _LARGEST_YAML = 1 << 20
@@ -86,7 +88,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    _flush(path.parent)
 
 
 def check_new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False) -> None:
@@ -119,38 +121,63 @@ def new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False)
         InputError: there is something else at `path`, or another process is making it.
     """
     check_new_folder(path, names, overwrite)
-    temporary, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    temporary.mkdir(parents=True, exist_ok=True)
-    with lock(temporary, "writing"):
-        for left in temporary.iterdir():
-            if left.name != _LOCK:
-                left.unlink()
-        try:
-            yield temporary
-            for file in temporary.iterdir():
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-            (temporary / _LOCK).unlink()
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                path.replace(old)
-            temporary.replace(path)
-        except OSError as error:
-            if old.exists() and not path.exists():
-                old.replace(path)
-            raise InputError(f"{path}: cannot be made ({error.strerror or error})") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        os.fsync(folder)
+        temporary.mkdir(parents=True, exist_ok=True)
+        with lock(temporary, "writing"):
+            try:
+                check_new_folder(path, names, overwrite)  # another process may have been first
+                for left in temporary.iterdir():
+                    if left.name != _LOCK:
+                        _remove(left)
+                yield temporary
+                for file in temporary.rglob("*"):
+                    _flush(file)
+                (temporary / _LOCK).unlink()
+                _put_in_place(temporary, path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        _flush(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror or error})") from None
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Renames a folder; what was at `path` is then at `new`.
+
+    The two change places at once where the system can do that: there is always one at `path`.
+    """
+    if not path.exists():
+        new.replace(path)
+    elif not _exchange(new, path):
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.replace(old)
+        new.replace(path)
+        old.replace(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Gives two paths each other's folder; False where the system or the disk cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    return rename is not None and rename(_NO_FOLDER, names[0], _NO_FOLDER, names[1], 2) == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Writes what the system still holds of a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def temporary_path(path: Path) -> Path:
@@ -255,7 +282,8 @@ def _loader() -> Any:
 @contextlib.contextmanager
 def lock(folder: Path, doing: str = "training") -> Iterator[None]:
     """One process a folder; the system lets go of the lock however the process ends."""
-    with (folder / _LOCK).open("w") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(folder / _LOCK, flags, 0o666), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

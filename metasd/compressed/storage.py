@@ -37,6 +37,7 @@ VERSION = 2
 FILES = ("config.json", "model.safetensors", "entities.tsv", "relations.tsv", "README.md")
 _TYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"} | {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 _KNOWN = ("known.key", "known.tail")
+_PART = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,11 +292,18 @@ def _known(config: dict[str, Any], arrays: dict[str, Array]) -> KnownAnswers | N
 def _labels(path: Path, count: int, sums: dict[str, Any]) -> Labels:
     try:
         with open_regular(path) as opened:
+            crc = 0
+            while part := opened.read(_PART):  # of what is mapped, all would be in memory at once
+                crc = zlib.crc32(part, crc)
+            if sums.get(path.name) != crc:
+                raise InputError(f"{path}: the checksum is wrong")
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'empty'}") from None
-    if sums.get(path.name) != zlib.crc32(mapped):
-        raise InputError(f"{path}: the checksum is wrong")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(
+            str(error) if isinstance(error, InputError) else f"{path}: empty"
+        ) from None
     what = {"entities": "entity", "relations": "relation"}[path.stem]
     try:
         labels = Labels(memoryview(mapped), count, what)

@@ -85,7 +85,7 @@ class Layout:
         return (self.roles * self.entities, *x.shape[1:]) if self.is_cut(name) else tuple(x.shape)
 
 
-_WHOLE = Layout()
+WHOLE = Layout()
 
 
 class _Piece(NamedTuple):
@@ -105,7 +105,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
-    def save(self, path: Path, layout: Layout = _WHOLE) -> None:
+    def save(self, path: Path, layout: Layout = WHOLE) -> None:
         """Writes the file, each process its rows; returns when all of it is there.
 
         Raises:
@@ -161,7 +161,7 @@ class Checkpoint:
 
     @staticmethod
     def load(
-        path: Path, only: tuple[str, ...] | None = None, layout: Layout = _WHOLE
+        path: Path, only: tuple[str, ...] | None = None, layout: Layout = WHOLE
     ) -> "Checkpoint":
         """Reads a checkpoint, or those of its tensors that `only` names (where it has them)."""
         if not path.exists():

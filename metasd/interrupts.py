@@ -1,0 +1,46 @@
+"""Signals that end the command `metasd`: one line, 130 for SIGINT and 143 for SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+_received = signal.SIGINT
+
+
+def handle_signals() -> None:
+    """From now on SIGINT and SIGTERM end the process in order; training and serving set their own.
+
+    Outside imports they raise KeyboardInterrupt, so that what is half-written is removed. Within
+    an import, which has nothing of that kind and may hide an exception, they end the process.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def exit_code() -> int:
+    """Of a process that a signal interrupted."""
+    return 128 + _received
+
+
+def note(number: int) -> None:
+    """Remembers which signal it was."""
+    global _received
+    _received = signal.Signals(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    note(number)
+    if _is_importing(frame):
+        os.write(2, b"metasd: interrupted\n")
+        os._exit(exit_code())
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
