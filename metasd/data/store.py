@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -389,8 +390,12 @@ def _graph(stored: dict[str, Any], arrays: dict[str, Any], source: dict[str, Any
 
 def _map(folder: Path, name: str) -> Any:
     """The array in a file; triples as a memory map, which tells what it is."""
-    check_regular(folder / f"{name}.npy")
-    array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    path = folder / f"{name}.npy"
+    check_regular(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, TokenError) as error:  # its header is read as Python's literals
+        raise ValueError(f"{path}: {error}") from None
     return array if array.ndim == 2 else array.view(np.ndarray)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ATTACKS_PROGRAM = Path(__file__).with_name("service_attacks.py")
+ATTACKS = Path(__file__).with_name("service_attacks.py")
 OTHER = "127.0.0.2"  # of a client that is not the attacker; Linux takes the whole of 127/8
 LONGEST_SECONDS = 1.0
 MOST_GROWTH = 64 << 20
@@ -60,33 +60,52 @@ class Outcome:
         }
 
 
+class Server:
+    """`metasd serve` of a model folder, and what it logs."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        self.log = log
+        command = [sys.executable, "-P", "-m", "metasd", "serve", str(model), "--port", "0"]
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        self.address = line.split()[0].removeprefix("http://")
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
 def attacked(
-    attack: str,
-    address: str,
-    process: int,
-    log: Path,
-    seconds: float,
-    size: float,
-    client: str = OTHER,
+    attack: str, server: Server, seconds: float, size: float, client: str = OTHER, rest: float = 6
 ) -> Outcome:
-    """Runs an attack, and good requests from `client` meanwhile."""
+    """Runs an attack, and good requests from `client` meanwhile.
+
+    Args:
+        rest: seconds from the end of the attack until the memory is looked at again.
+    """
+    process, log = server.process.pid, server.log
     outcome = Outcome(attack, before=_memory(process, "VmRSS"))
     lines = len(log.read_bytes().splitlines())
     Path(f"/proc/{process}/clear_refs").write_text("5")  # VmHWM starts again
-    good = Good(address, client)
-    command = [sys.executable, "-P", ATTACKS_PROGRAM, attack, address, str(seconds), str(size)]
+    good = Good(server.address, client)
+    command = [sys.executable, "-P", ATTACKS, attack, server.address, str(seconds), str(size)]
     attacker = subprocess.Popen(list(map(str, command)))
     end = time.monotonic() + seconds
     try:
-        while time.monotonic() < end and attacker.poll() is None:
+        while time.monotonic() < end:
             good.ask(outcome)
             time.sleep(0.02)
     finally:
-        if attacker.poll() is None and time.monotonic() < end + 1:
-            time.sleep(0.5)
         attacker.kill()
         attacker.wait()
-    time.sleep(1.5)
+    time.sleep(rest)
     outcome.peak = _memory(process, "VmHWM")
     outcome.after = _memory(process, "VmRSS")
     outcome.lines = len(log.read_bytes().splitlines()) - lines

@@ -40,6 +40,10 @@ class Outcome:
     left: str = ""
 
     @property
+    def shell_code(self) -> int:
+        return self.code if self.code >= 0 else 128 - self.code
+
+    @property
     def held(self) -> bool:
         lines = [line for line in self.errors.splitlines() if "metasd: " in line]
         said = self.code <= 0 or len(lines) in (1, 2)  # training says at once that it has heard
