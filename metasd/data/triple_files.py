@@ -147,6 +147,8 @@ def label_batch(
             raise InputError(f"{where}: row {before + row + 1}: {name} {what}")
     columns = [table[name].combine_chunks().dictionary_encode() for name in names]
     arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+    for array in arrays:
+        array.dictionary.validate(full=True)  # Parquet's strings may be no UTF-8
     return pa.RecordBatch.from_arrays(arrays, names)
 
 

@@ -91,6 +91,6 @@ class Guard:
 
 def _without_port(host: str) -> str:
     name = host.strip().lower()
-    if name.startswith("["):
+    if name.startswith("[") and "]" in name:
         return name[1:].partition("]")[0]
     return name.partition(":")[0]

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from file_attacks import SETTINGS, Originals
-
 import metasd.files
+from file_attacks import SETTINGS, Originals
 from metasd import Run, load_graph, prepare, resume, train
 from metasd.compressed import CompressedModel
 

@@ -23,7 +23,6 @@ RESULTS = HERE.parent.parent / "benchmarks" / "results" / "attacks.json"
 sys.path[:] = [str(HERE), *(path for path in sys.path if Path(path).resolve() != HERE)]
 
 from file_attacks import Originals, quiet  # noqa: E402
-
 from metasd.environment import measured_on  # noqa: E402
 from metasd.export.compress import compress_tables  # noqa: E402
 from service_attacks import ATTACKS  # noqa: E402

@@ -43,7 +43,7 @@ class Target:
         piece *= max(1, _PIECE // len(piece))
         sent = 0
         while sent < total and not self.over:
-            with suppress(OSError):
+            with suppress(OSError, TimeoutError):
                 _, writer = await self.connect()
                 writer.write(start)
                 while sent < total and not self.over:
@@ -267,6 +267,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, most), most))
 
     async def bounded() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the server hung up
         with suppress(TimeoutError):
             attack = ATTACKS[name](Target(address, float(seconds), float(size)))
             await asyncio.wait_for(attack, float(seconds) + 5)  # type: ignore[arg-type]

@@ -36,12 +36,15 @@ class Outcome:
     lines: int = 0
 
     @property
+    def growth(self) -> int:
+        return max(self.peak, self.after) - self.before
+
+    @property
     def held(self) -> bool:
         return (
             not self.failed
             and max(self.seconds) < LONGEST_SECONDS
-            and self.after - self.before < MOST_GROWTH
-            and self.peak - self.before < MOST_GROWTH
+            and self.growth < MOST_GROWTH
             and self.lines <= 1
         )
 

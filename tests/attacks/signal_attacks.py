@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from file_attacks import Originals
-
 from metasd import Run, load_graph
 from metasd.compressed import CompressedModel
 from metasd.errors import InputError
@@ -54,13 +53,13 @@ class Outcome:
 def commands(originals: Originals) -> list[Command]:
     study = originals.folder / "study.yaml"
     study.write_text(
-        "graph: families:60\nruns:\n  a:\n    settings: {train.epochs: 2, model.rank: 4}\n"
+        "graph: families:60\nruns:\n  a: {train.epochs: 2, model.rank: 4, tune.budget: 0}\n"
     )
     return [
         Command("start-up", ("env",), lambda folder: None),
         Command("train", ("train", originals.graph, "--run", "out", *_SETTINGS), _run_or_none),
         Command("compress", ("compress", originals.run, "--out", "out"), _model_or_none),
-        Command("prepare", ("prepare", originals.graph, "out"), _graph_or_none),
+        Command("prepare", ("prepare", originals.graph, "--out", "out"), _graph_or_none),
         Command("sweep", ("sweep", study, "--out", "out"), _sweep_or_none),
     ]
 
@@ -96,7 +95,7 @@ def trial(originals: Originals, folder: Path, count: int, seed: int = 0) -> list
     """That many signals, in turn to each command, at moments drawn from the time that it takes."""
     draw = random.Random(seed)
     chosen = commands(originals)
-    seconds = [duration(command, folder) for command in chosen]
+    seconds = [duration(command, folder) for command in chosen[:count]]
     found = []
     for i in range(count):
         command, number = chosen[i % len(chosen)], (signal.SIGINT, signal.SIGTERM)[i // 5 % 2]

@@ -35,8 +35,8 @@ def served(*command: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("http://"), line
-        yield line.split()[0].removeprefix("http://"), process
+        assert line.startswith(("http://", "https://")), line
+        yield line.split()[0].partition("//")[2], process
     finally:
         process.kill()
         process.wait()
