@@ -27,7 +27,7 @@ def attacks() -> str:
         table(rows),
         "",
         "Good requests come from another address, each over a connection of its own. Memory is",
-        "that of the server before, at most, and eight seconds after. One server outlived all of them;",
+        "that of the server before, at most, and eight seconds after. One server outlived them;",
         f"{_lines(result['service']['found'])}; {machine(result['service'])}.",
     ]
     return "\n".join([*lines, *_others(result)])

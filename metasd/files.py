@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from metasd import interrupts
 from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
@@ -124,7 +125,7 @@ def new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False)
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        with lock(temporary, "writing"):
+        with lock(temporary, "writing"), interrupts.writing():
             try:
                 check_new_folder(path, names, overwrite)  # another process may have been first
                 for left in temporary.iterdir():
@@ -289,3 +290,28 @@ def lock(folder: Path, doing: str = "training") -> Iterator[None]:
         except OSError:
             raise InputError(f"{folder}: another process is {doing} in this folder") from None
         yield
+
+
+@contextlib.contextmanager
+def followed(path: Path) -> Iterator[Callable[[], Path]]:
+    """Opens a folder; what is given says where it is now, on Linux also if it was moved.
+
+    Raises:
+        InputError: when asked, the folder is gone, or the system does not say where it went.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+
+    def now() -> Path:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return path
+        with contextlib.suppress(OSError):
+            moved = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if os.path.samestat(moved.stat(), os.fstat(descriptor)):
+                return moved
+        raise InputError(f"{path}: the folder was removed, or moved to a place that is not known")
+
+    try:
+        yield now
+    finally:
+        os.close(descriptor)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 _received = signal.SIGINT
+_writing = 0
 
 
 def handle_signals() -> None:
     """From now on SIGINT and SIGTERM end the process in order; training and serving set their own.
 
-    Outside imports they raise KeyboardInterrupt, so that what is half-written is removed. Within
-    an import, which has nothing of that kind and may hide an exception, they end the process.
+    They raise KeyboardInterrupt, so that what is half-written is removed; within an import, which
+    may hide an exception, they end the process, unless something is half-written.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -24,6 +27,17 @@ def exit_code() -> int:
     return 128 + _received
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """While something is half-written."""
+    global _writing
+    _writing += 1
+    try:
+        yield
+    finally:
+        _writing -= 1
+
+
 def note(number: int) -> None:
     """Remembers which signal it was."""
     global _received
@@ -32,7 +46,7 @@ def note(number: int) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     note(number)
-    if _is_importing(frame):
+    if _is_importing(frame) and not _writing:
         os.write(2, b"metasd: interrupted\n")
         os._exit(exit_code())
     raise KeyboardInterrupt

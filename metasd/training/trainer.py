@@ -21,7 +21,7 @@ from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import peak_memory, versions
 from metasd.errors import Diverged, InputError
 from metasd.evaluation import PROTOCOL, evaluate
-from metasd.files import lock, write_text
+from metasd.files import followed, lock, write_text
 from metasd.models.model import ModelView
 
 from . import schedule
@@ -198,8 +198,9 @@ class Trainer(Learner):
         with (
             Progress(self.config.train.epochs, state.epoch, quiet) as progress,
             Signals() as signals,
+            followed(self.folder.path) as place,
         ):
-            self._progress, self._signals = progress, signals
+            self._progress, self._signals, self._place = progress, signals, place
             while not state.stopped:
                 self._epoch()
             return self._finish()
@@ -226,7 +227,7 @@ class Trainer(Learner):
             )
             if request:
                 self._sync_losses(pending)
-                self._save(self.folder.last)
+                self._save()
                 last_save, self._last_sync = time.monotonic(), time.perf_counter()
                 if request == _STOP:
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}, step {step}")
@@ -259,7 +260,16 @@ class Trainer(Learner):
         self._progress.step(losses, len(pending), speed)
         pending.clear()
 
+    def _follow(self) -> None:
+        """Goes on in the run folder, wherever it has been moved."""
+        if (path := self._place()) != self.folder.path:
+            self.folder = RunFolder(path)
+            if self.processes.is_main:
+                self._events = Events(self.folder.events, self.state.epoch)
+                print(f"\nnote: the run folder was moved to {path}", file=sys.stderr)
+
     def _end_epoch(self) -> None:
+        self._follow()
         state, settings = self.state, self.config.train
         steps = state.step
         rows = min(steps * settings.batch_size, len(self.triples))
@@ -286,7 +296,7 @@ class Trainer(Learner):
         if self.processes.is_main:
             self.folder.append_history(record)
         if state.epoch % self.config.checkpoint.every == 0 or state.stopped:
-            self._save(self.folder.last)
+            self._save()
         self._progress.end_epoch(record)
         if self.processes.is_main:
             self._events.add(record)
@@ -345,6 +355,7 @@ class Trainer(Learner):
 
     def _finish(self) -> Run:
         """Evaluates the best model on valid and test, both models, and writes metrics.json."""
+        self._follow()
         best = self.folder.load_checkpoint(self.folder.best, MODEL_TENSORS, self.layout)
         self.model = self.restored(best).to(self.device)
         metrics: dict[str, Any] = {}
@@ -400,9 +411,10 @@ class Trainer(Learner):
             "run": self.folder.run_id(),
         }
 
-    def _save(self, path: Path) -> None:
+    def _save(self) -> None:
+        self._follow()
         tensors = model_tensors(self.model) | self.step.optimizer_tensors()
-        Checkpoint(tensors, self._state()).save(path, self.layout)
+        Checkpoint(tensors, self._state()).save(self.folder.last, self.layout)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Puts model, optimisers and state back; a checkpoint of another run is refused."""

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,11 @@ def files(folder: Path, size: float) -> list[dict[str, Any]]:
     return found
 
 
-def signals(folder: Path, size: float) -> dict[str, Any]:
+def signals(folder: Path, size: float, count: int = 200) -> dict[str, Any]:
     from signal_attacks import trial
 
     with quiet():
-        outcomes = trial(Originals(folder), folder / "work", int(200 * size))
+        outcomes = trial(Originals(folder), folder / "work", max(5, int(count * size)))
     ends = Counter(f"{one.command}: exit code {one.shell_code}" for one in outcomes)
     fallen = [
         f"{one.command}: {one.code} {one.left} {one.errors}" for one in outcomes if not one.held
@@ -96,7 +97,13 @@ def fuzz(folder: Path, size: float) -> dict[str, Any]:
     return found
 
 
-SECTIONS = {"service": service, "files": files, "signals": signals, "kills": kills, "fuzz": fuzz}
+SECTIONS: dict[str, Callable[..., Any]] = {
+    "service": service,
+    "files": files,
+    "signals": signals,
+    "kills": kills,
+    "fuzz": fuzz,
+}
 
 
 def _service_row(one: dict[str, Any]) -> str:
@@ -113,6 +120,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="in large; keep the figures")
+    parser.add_argument("--signals", type=int, default=200, help="how many, with --full")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     given = parser.parse_args()
     size = 1.0 if given.full else 0.02
@@ -120,7 +128,8 @@ def main() -> None:
     for name in given.only:
         shared = "/dev/shm" if name == "kills" and os.path.isdir("/dev/shm") else None
         with tempfile.TemporaryDirectory(dir=shared) as folder:
-            found = SECTIONS[name](Path(folder), size)
+            more = {"count": given.signals} if name == "signals" else {}
+            found = SECTIONS[name](Path(folder), size, **more)
         kept[name] = {**measured_on(), "found": found}
         if name != "service":
             rows = found if isinstance(found, list) else [found]
