@@ -1,10 +1,10 @@
 """The command `metasd`: signals are handled before anything that takes time is imported."""
 
-from metasd import interrupts
+from metasd import errors
 
 
 def main() -> None:
-    interrupts.handle_signals()
+    errors.handle_signals()
     from metasd.cli import main as run
 
     run()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from metasd import interrupts
+from metasd import errors
 from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
@@ -125,7 +125,7 @@ def new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False)
     temporary = path.with_name(f".{path.name}.new")
     try:
         temporary.mkdir(parents=True, exist_ok=True)
-        with lock(temporary, "writing"), interrupts.writing():
+        with lock(temporary, "writing"), errors.writing():
             try:
                 check_new_folder(path, names, overwrite)  # another process may have been first
                 for left in temporary.iterdir():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from metasd import interrupts
+from metasd import errors
 from metasd.errors import InputError
 
 from .options import DataDir, load_run
@@ -70,7 +70,7 @@ def sweep(
     except (Interrupted, KeyboardInterrupt) as stopped:
         fail(
             f"{str(stopped) or 'interrupted'}; run the same command to continue",
-            interrupts.exit_code(),
+            errors.exit_code(),
         )
     print(f"results: {folder / 'results.json'}; `metasd report {folder}` draws them")
 
@@ -95,7 +95,7 @@ def search(
     except (Interrupted, KeyboardInterrupt) as stopped:
         fail(
             f"{str(stopped) or 'interrupted'}; run the same command to continue",
-            interrupts.exit_code(),
+            errors.exit_code(),
         )
     metric = searched.config(best["settings"]).eval.metric
     print_record(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from metasd import interrupts
+from metasd import errors
 
 from .options import (
     Columns,
@@ -222,13 +222,13 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
         distributed.stop()
     except Interrupted as stopped:
         distributed.stop()
-        fail(f"{stopped}; continue with `metasd resume {path}`", interrupts.exit_code())
+        fail(f"{stopped}; continue with `metasd resume {path}`", errors.exit_code())
     except (KeyboardInterrupt, CollectiveError) as error:
         begun = (path / "config.yaml").exists()
         hint = f"; continue with `metasd resume {path}`" * begun
         if isinstance(error, CollectiveError):
             fail(f"{error}{hint}", 1)
-        fail(f"interrupted{hint}", interrupts.exit_code())
+        fail(f"interrupted{hint}", errors.exit_code())
     if as_json:
         print_json(finished.metrics)
         return

@@ -89,7 +89,6 @@ def create_app(
     limits, access = limits or Limits(), access or Access()
     predictor = Predictor(model, limits.batch, limits.k, limits.work)
     metrics = Metrics()
-    page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
     most = (limits.concurrency, limits.work)
     predict_batcher = DynamicBatcher(predictor.respond, limits.threads, *most)
     score_batcher = DynamicBatcher(predictor.scores, 1, *most)
@@ -139,6 +138,20 @@ def create_app(
         asked = predictor.neighbors_asked(await _read_body(request, limits))
         return _json(await neighbors_batcher(_client(request), [asked]))
 
+    _add_reading(app, predictor, metrics)
+    add_docs(app)
+    _add_error_answers(app)
+    app.add_middleware(Guard, access=access)
+    app.add_middleware(
+        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
+    )
+    return app
+
+
+def _add_reading(app: FastAPI, predictor: Predictor, metrics: Metrics) -> None:
+    """The paths that only read what is there."""
+    page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
+
     @app.get("/entities")
     async def entities(
         prefix: Annotated[str, Query(max_length=1000)] = "",
@@ -164,14 +177,6 @@ def create_app(
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers=_HEADERS)
-
-    add_docs(app)
-    _add_error_answers(app)
-    app.add_middleware(Guard, access=access)
-    app.add_middleware(
-        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
-    )
-    return app
 
 
 def _add_error_answers(app: FastAPI) -> None:

@@ -6,7 +6,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from metasd import interrupts
+from metasd import errors
 
 
 class Interrupted(Exception):
@@ -28,7 +28,7 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        interrupts.note(number)
+        errors.note_signal(number)
         if self.received:
             raise KeyboardInterrupt
         self.received = True
