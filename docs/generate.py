@@ -185,8 +185,8 @@ def command_line() -> str:
     parts = [
         NOTICE,
         "# Command line\n",
-        "A mistake in the input is reported in one line, with exit status 2; an interrupted run "
-        "ends with status 130. `metasd COMMAND --help` prints the same.\n",
+        "A mistake in the input is reported in one line, with exit status 2; SIGINT ends a "
+        "command with status 130, SIGTERM with 143. `metasd COMMAND --help` prints the same.\n",
     ]
     for path, below in _commands(command):
         arguments = [p for p in below.params if p.param_type_name == "argument"]

@@ -1,6 +1,14 @@
-"""`python -m metasd` is the command `metasd`."""
+"""The command `metasd`: signals are handled before anything that takes time is imported."""
 
-from metasd.cli import main
+from metasd import errors
+
+
+def main() -> None:
+    errors.handle_signals()
+    from metasd.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

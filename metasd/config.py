@@ -123,7 +123,7 @@ class CompactConfig(_Section):
 
 
 class DistillConfig(_Section):
-    temperature: float = Field(3.0, gt=0, description="tau of both softmaxes")
+    temperature: float = Field(3.0, ge=1e-3, le=1e3, description="tau of both softmaxes")
     forward_weight: float = Field(3.0, ge=0, description="of KL(source || compact) in step 1")
     backward_weight: float = Field(1.0, ge=0, description="of KL(compact || source) in step 1")
     meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")

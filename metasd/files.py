@@ -1,18 +1,66 @@
 """Files: written whole or not at all (beside, flushed to the disk, then renamed), read, locked."""
 
 import contextlib
+import ctypes
+import errno
 import fcntl
+import io
 import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from metasd import errors
 from metasd.errors import InputError, error_context, nearest
 
 _LOCK = ".lock"
+_NO_FOLDER = -100  # AT_FDCWD
+_LARGEST_JSON = 16 << 20  # bytes; parsed, at most some 400 MB
+_LARGEST_LINES = 32 << 20
+_LARGEST_YAML = 1 << 20
+_DEEPEST_YAML = 50
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Opens a file for reading; all that a graph, model or run folder holds is opened by this.
+
+    Raises:
+        OSError: it is a pipe, device, socket or folder. Opening a pipe would wait for a writer, and
+            a device may have no end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return open(descriptor, "rb")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """OSError unless `open_regular` opens it: before a library opens it by its name."""
+    open_regular(path).close()
+
+
+def read_file(path: str | os.PathLike[str], limit: int = _LARGEST_JSON) -> bytes:
+    """The content of a regular file; OSError of one with more than `limit` bytes."""
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
+    return content
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds; InputError if it cannot be read, or is something else."""
+    try:
+        return json.loads(read_file(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not JSON") from None
 
 
 def as_path(value: object, what: str) -> Path:
@@ -41,7 +89,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    _flush(path.parent)
 
 
 def check_new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False) -> None:
@@ -74,38 +122,63 @@ def new_folder(path: Path, names: Collection[str] = (), overwrite: bool = False)
         InputError: there is something else at `path`, or another process is making it.
     """
     check_new_folder(path, names, overwrite)
-    temporary, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    temporary.mkdir(parents=True, exist_ok=True)
-    with lock(temporary, "writing"):
-        for left in temporary.iterdir():
-            if left.name != _LOCK:
-                left.unlink()
-        try:
-            yield temporary
-            for file in temporary.iterdir():
-                with file.open("rb+") as written:
-                    os.fsync(written.fileno())
-            (temporary / _LOCK).unlink()
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                path.replace(old)
-            temporary.replace(path)
-        except OSError as error:
-            if old.exists() and not path.exists():
-                old.replace(path)
-            raise InputError(f"{path}: cannot be made ({error.strerror or error})") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        os.fsync(folder)
+        temporary.mkdir(parents=True, exist_ok=True)
+        with lock(temporary, "writing"), errors.writing():
+            try:
+                check_new_folder(path, names, overwrite)  # another process may have been first
+                for left in temporary.iterdir():
+                    if left.name != _LOCK:
+                        _remove(left)
+                yield temporary
+                for file in temporary.rglob("*"):
+                    _flush(file)
+                (temporary / _LOCK).unlink()
+                _put_in_place(temporary, path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        _flush(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror or error})") from None
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Renames a folder; what was at `path` is then at `new`.
+
+    The two change places at once where the system can do that: there is always one at `path`.
+    """
+    if not path.exists():
+        new.replace(path)
+    elif not _exchange(new, path):
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.replace(old)
+        new.replace(path)
+        old.replace(new)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Gives two paths each other's folder; False where the system or the disk cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    return rename is not None and rename(_NO_FOLDER, names[0], _NO_FOLDER, names[1], 2) == 0
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Writes what the system still holds of a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def temporary_path(path: Path) -> Path:
@@ -128,12 +201,16 @@ def read_json_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
+    try:
+        lines = read_file(path, _LARGEST_LINES).splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    for line in lines:
+        if not line.endswith(b"\n"):
             break
         try:
             records.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return records
 
@@ -165,7 +242,7 @@ def read_yaml(path: str | Path) -> Any:
 
     path = as_path(path, "a YAML file")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _loader())
+        return yaml.load(read_file(path, _LARGEST_YAML).decode(), _loader())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -173,10 +250,22 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _loader() -> Any:
-    """PyYAML's safe loader, but 1e-3 (without a point) is a number, a key given twice an error."""
+    """PyYAML's safe loader, but 1e-3 (without a point) is a number, a key given twice an error.
+
+    Deep nesting, for which PyYAML takes quadratic time, and aliases, by which a line may stand for
+    gigabytes, are errors, too.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def fetch_more_tokens(self) -> Any:
+            if self.flow_level + len(self.indents) > _DEEPEST_YAML:
+                raise yaml.YAMLError(f"nested more than {_DEEPEST_YAML} deep")
+            return super().fetch_more_tokens()
+
+        def fetch_alias(self) -> None:
+            raise yaml.YAMLError("aliases are not read")
+
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             scalars = [key for key, _ in node.value if key.tag.endswith((":str", ":int", ":bool"))]
             keys = [self.construct_object(key) for key in scalars]
@@ -194,9 +283,35 @@ def _loader() -> Any:
 @contextlib.contextmanager
 def lock(folder: Path, doing: str = "training") -> Iterator[None]:
     """One process a folder; the system lets go of the lock however the process ends."""
-    with (folder / _LOCK).open("w") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(folder / _LOCK, flags, 0o666), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{folder}: another process is {doing} in this folder") from None
         yield
+
+
+@contextlib.contextmanager
+def followed(path: Path) -> Iterator[Callable[[], Path]]:
+    """Opens a folder; what is given says where it is now, on Linux also if it was moved.
+
+    Raises:
+        InputError: when asked, the folder is gone, or the system does not say where it went.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+
+    def now() -> Path:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return path
+        with contextlib.suppress(OSError):
+            moved = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if os.path.samestat(moved.stat(), os.fstat(descriptor)):
+                return moved
+        raise InputError(f"{path}: the folder was removed, or moved to a place that is not known")
+
+    try:
+        yield now
+    finally:
+        os.close(descriptor)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 import metasd
+from metasd import errors
 from metasd.errors import InputError
 
 from . import add, answers, experiments, exports, graphs, models, training
@@ -95,7 +96,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted", _INTERRUPTED)
+        fail("interrupted", errors.exit_code())
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             raise

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from metasd import errors
 from metasd.errors import InputError
 
 from .options import DataDir, load_run
@@ -67,7 +68,10 @@ def sweep(
     try:
         run_study(Study.load(study), folder, data_dir, test or [])
     except (Interrupted, KeyboardInterrupt) as stopped:
-        fail(f"{str(stopped) or 'interrupted'}; run the same command to continue", 130)
+        fail(
+            f"{str(stopped) or 'interrupted'}; run the same command to continue",
+            errors.exit_code(),
+        )
     print(f"results: {folder / 'results.json'}; `metasd report {folder}` draws them")
 
 
@@ -89,7 +93,10 @@ def search(
     try:
         best = run_search(searched, folder, trials, data_dir)
     except (Interrupted, KeyboardInterrupt) as stopped:
-        fail(f"{str(stopped) or 'interrupted'}; run the same command to continue", 130)
+        fail(
+            f"{str(stopped) or 'interrupted'}; run the same command to continue",
+            errors.exit_code(),
+        )
     metric = searched.config(best["settings"]).eval.metric
     print_record(
         {"best": best["trial"], f"valid {metric}": round(best["value"], 4), **best["settings"]}

@@ -121,8 +121,32 @@ def serve(
         typer.Option(min=1, help="Threads that score.", show_default="as many as processors"),
     ] = None,
     device: Device = "cpu",
+    max_work: Annotated[
+        int,
+        typer.Option(min=1, help="Scores (queries x entities) that large requests may wait for."),
+    ] = 1 << 28,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections at the same time.")
+    ] = 1000,
+    client_connections: Annotated[
+        int, typer.Option(min=1, help="Connections of one address at the same time.")
+    ] = 100,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name by which the service may be called, repeatable; * for any.",
+            show_default="--host and this machine's own",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with a token that every request must bear.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="A certificate in PEM, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key in PEM.")] = None,
 ) -> None:
     """Answer queries over HTTP, with a page for people at /."""
+    if (tls_cert is None) != (tls_key is None):
+        raise InputError("--tls-cert and --tls-key go together")
     small = load_compressed(model)
     if small is None:
         raise InputError(
@@ -131,9 +155,19 @@ def serve(
     if device != "cpu":
         small = small.to(device)
     try:
-        from metasd.service import Limits
-        from metasd.service import serve as serve_model
+        from metasd import service
     except ModuleNotFoundError as error:
         raise InputError(f'{error.name} is not installed: pip install "metasd[serve]"') from None
-    limits = Limits(max_batch, max_k, max_body, concurrency=concurrency)
-    serve_model(small, host, port, limits if threads is None else replace(limits, threads=threads))
+    limits = service.Limits(max_batch, max_k, max_body, concurrency=concurrency, work=max_work)
+    service.serve(
+        small,
+        host,
+        port,
+        limits if threads is None else replace(limits, threads=threads),
+        service.Access(
+            {*service.LOOPBACK, host, *(allowed_host or [])},
+            None if token_file is None else service.read_token(token_file),
+        ),
+        service.ConnectionLimits(max_connections, client_connections),
+        service.Certificate(tls_cert, tls_key) if tls_cert and tls_key else None,
+    )

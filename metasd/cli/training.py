@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metasd import errors
+
 from .options import (
     Columns,
     DataDir,
@@ -220,13 +222,13 @@ def _train(start: "Callable[[], Run]", path: Path, as_json: bool) -> None:
         distributed.stop()
     except Interrupted as stopped:
         distributed.stop()
-        fail(f"{stopped}; continue with `metasd resume {path}`", 130)
+        fail(f"{stopped}; continue with `metasd resume {path}`", errors.exit_code())
     except (KeyboardInterrupt, CollectiveError) as error:
         begun = (path / "config.yaml").exists()
         hint = f"; continue with `metasd resume {path}`" * begun
         if isinstance(error, CollectiveError):
             fail(f"{error}{hint}", 1)
-        fail(f"interrupted{hint}", 130)
+        fail(f"interrupted{hint}", errors.exit_code())
     if as_json:
         print_json(finished.metrics)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
@@ -16,6 +17,7 @@ from metasd.errors import InputError
 from .name_index import NameIndex
 
 _RAW, _HUMAN = 1, 2  # fields of a line
+_PART = 1 << 20  # bytes that are decoded at a time
 
 
 class Labels(Sequence[str]):
@@ -42,8 +44,11 @@ class Labels(Sequence[str]):
         if line >= 0:
             wanted = f"{line}<TAB>label" if line < count else f"the end after {count} lines"
             raise InputError(f"line {line + 1}: wanted {wanted}")
-        try:
-            str(self.text.data, "utf-8")
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:  # a part at a time: decoded, it may take four times as much
+            for start in range(0, self.text.size, _PART):
+                decoder.decode(self.text[start : start + _PART].data)
+            decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             raise InputError("not UTF-8 text") from None
         order = self._sorted(_RAW)

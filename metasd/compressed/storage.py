@@ -6,7 +6,6 @@ Nothing is unpickled, nothing is trusted: `load` checks all that the engine reli
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import zlib
@@ -21,7 +20,14 @@ from safetensors.numpy import save_file
 
 from metasd.data.filter_index import KnownAnswers
 from metasd.errors import InputError, error_context
-from metasd.files import check_new_folder, new_folder, write_atomically
+from metasd.files import (
+    check_new_folder,
+    check_regular,
+    new_folder,
+    open_regular,
+    read_json,
+    write_atomically,
+)
 
 from .labels import Labels
 from .table import Array, Table, from_arrays
@@ -31,7 +37,7 @@ VERSION = 2
 FILES = ("config.json", "model.safetensors", "entities.tsv", "relations.tsv", "README.md")
 _TYPES = {"F32": "<f4", "F16": "<f2", "I8": "i1"} | {f"U{8 * n}": f"<u{n}" for n in (1, 2, 4, 8)}
 _KNOWN = ("known.key", "known.tail")
-_LARGEST_TEXT = 64 << 20  # of config.json
+_PART = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +145,8 @@ def load(path: Path) -> ModelParts:
 def is_compressed(path: Path) -> bool:
     """Whether a folder says that it is a compressed model."""
     try:
-        return FORMAT.encode() in _read_start(path / "config.json", 200)
+        with open_regular(path / "config.json") as file:
+            return FORMAT.encode() in file.read(200)
     except OSError:
         return False
 
@@ -170,14 +177,6 @@ def _description(
     return {**config, "checksum": _checksum(config)}
 
 
-def _read_start(path: Path, limit: int) -> bytes:
-    """At most `limit` bytes, of a regular file: pipes and devices might never end."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a file")
-    with path.open("rb") as file:
-        return file.read(limit)
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     kinds: dict[str, type | tuple[type, ...]] = {
         "scoring": str,
@@ -190,15 +189,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         "crc32": dict,
         "about": dict,
     }
-    try:
-        text = _read_start(path, _LARGEST_TEXT + 1)
-        if len(text) > _LARGEST_TEXT:
-            raise InputError(f"{path}: larger than {_LARGEST_TEXT} bytes")
-        config = json.loads(text)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not JSON") from None
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{path}: not of a compressed model")
     if config.get("version") != VERSION:
@@ -243,9 +234,10 @@ def _is_about(about: dict[str, Any]) -> bool:
 def _read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of a safetensors file, mapped; the library checks its header first."""
     try:
+        check_regular(path)
         with safe_open(path, framework="numpy") as file:
             names = set(file.keys())
-        with path.open("rb") as opened:
+        with open_regular(path) as opened:
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         size = int.from_bytes(mapped[:8], "little")
         header = json.loads(mapped[8 : 8 + size])
@@ -299,12 +291,19 @@ def _known(config: dict[str, Any], arrays: dict[str, Array]) -> KnownAnswers | N
 
 def _labels(path: Path, count: int, sums: dict[str, Any]) -> Labels:
     try:
-        with path.open("rb") as opened:
+        with open_regular(path) as opened:
+            crc = 0
+            while part := opened.read(_PART):  # of what is mapped, all would be in memory at once
+                crc = zlib.crc32(part, crc)
+            if sums.get(path.name) != crc:
+                raise InputError(f"{path}: the checksum is wrong")
             mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'empty'}") from None
-    if sums.get(path.name) != zlib.crc32(mapped):
-        raise InputError(f"{path}: the checksum is wrong")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(
+            str(error) if isinstance(error, InputError) else f"{path}: empty"
+        ) from None
     what = {"entities": "entity", "relations": "relation"}[path.stem]
     try:
         labels = Labels(memoryview(mapped), count, what)

@@ -148,14 +148,14 @@ def _generated(text: str, seed: int) -> GraphFields:
     for name in SPLITS:
         head, relation, tail = np.concatenate(found[name]).T
         splits[name] = Triples(
-            Column(entities, head), Column(relations, relation), Column(entities, tail)
+            Column(entities, head), Column(relations, relation), Column(entities, tail), len(head)
         )
     return number_triples(text, splits, DEFAULT_RATIOS, seed)
 
 
 def _human_labels(path: Path) -> dict[str, str]:
     """Human label by label; none if there is no such file."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     columns = whole(read_labels(path, ("id", "label"))).values()
     raw, human = (column.labels.take(pa.array(column.codes)).to_pylist() for column in columns)

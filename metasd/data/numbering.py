@@ -57,7 +57,7 @@ def number_triples(
     for name, part in found.items():
         ids = [_ids(part.head, entities), _ids(part.relation, relations), _ids(part.tail, entities)]
         splits[name] = sorted_unique(np.stack(ids, axis=1), *sizes)
-        dropped[name] = len(ids[0]) - len(splits[name])
+        dropped[name] = part.rows - len(splits[name])
     lines = [*notes, *duplicate_notes(dropped), *label_notes(entities, relations)]
     if missing := [name for name in SPLITS if name not in splits]:
         whole = splits["train"]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from metasd.errors import InputError
 
-from .text_files import file_errors, open_file
+from .bounded import file_errors, open_lines
 
 _ROWS = 1 << 18  # triples that are gathered at once
 _ANONYMOUS = re.compile(r"[0-9a-f]{20,32}")  # how pyoxigraph names a blank node that has no name
@@ -36,7 +36,7 @@ def read_rdf(path: Path, notes: list[str], *, turtle: bool) -> Iterator[pa.Recor
     skipped, count = 0, 0
     rows: list[tuple[str, str, str]] = []
     try:
-        with file_errors(path), open_file(path) as file:
+        with file_errors(path), open_lines(path) as file:
             stream = cast(IO[bytes], file)
             for triple in parse(stream, RdfFormat.TURTLE if turtle else RdfFormat.N_TRIPLES):
                 head, tail = names.of(triple.subject), names.of(triple.object)

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metasd.errors import InputError
-from metasd.files import write_text
+from metasd.files import read_json, write_text
 
 from .graph import Graph
 from .sources import SAVED
 from .splits import SPLITS
+from .triple_files import open_parquet
 from .vocabulary import load_vocabulary
 
 _DESCRIPTION = "graph.json"
@@ -47,9 +48,10 @@ def load_saved(folder: Path, source: dict[str, Any] | None = None) -> Graph:
     """
     vocabulary = load_vocabulary(folder)
     try:
-        description = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        description = read_json(folder / _DESCRIPTION)
         name, notes = str(description["name"]), tuple(map(str, description["notes"]))
-        table = pq.read_table(folder / SAVED, use_threads=False)
+        with open_parquet(folder / SAVED) as file:
+            table = file.read(use_threads=False)
         split = table["split"].cast(pa.string()).to_numpy()
         ids = [table[field].to_numpy().astype(np.int64) for field in ("head", "relation", "tail")]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):

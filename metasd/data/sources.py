@@ -203,7 +203,7 @@ def _graph_folders(folder: Path) -> list[Path]:
 
 def _files_of(folder: Path, split: str) -> list[Path]:
     paths = (folder / (split + suffix) for suffix in SUFFIXES)
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if path.exists()]  # a pipe is refused when it is opened
 
 
 def _other_files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metasd.errors import InputError
-from metasd.files import new_folder, write_text
+from metasd.files import check_regular, new_folder, read_file, read_json, write_text
 
 from .columns import check_columns
 from .filter_index import KnownAnswers, runs
@@ -145,7 +146,7 @@ def load_prepared(folder: Path, source: dict[str, Any] | None = None) -> Graph:
         InputError: the folder is incomplete or damaged, or of another version.
     """
     try:
-        stored = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
+        stored = read_json(folder / PREPARED)
         if stored["format"] != _FORMAT:
             raise InputError(
                 f"{folder}: format {stored['format']}, not {_FORMAT}: prepare it again"
@@ -306,7 +307,7 @@ def _write_labels(folder: Path, name: str, labels: pa.Array) -> None:
 def _write_human(folder: Path, path: Path | None, entities: pa.Array) -> None:
     """Writes human labels by entity, or none at all; of two for the same entity the last."""
     ids, texts = [np.empty(0, dtype=np.int64)], [pa.array([], pa.large_string())]
-    for block in _blocks(read_labels(path, ("id", "label"))) if path and path.is_file() else ():
+    for block in _blocks(read_labels(path, ("id", "label"))) if path and path.exists() else ():
         raw, text = (
             pa.chunked_array([batch[name].dictionary_decode() for batch in block])
             for name in ("id", "label")
@@ -330,7 +331,7 @@ def _write_human(folder: Path, path: Path | None, entities: pa.Array) -> None:
 
 def _human_labels(path: Path | None, relations: pa.Array) -> dict[str, str]:
     """Human label by label of relations; of two for the same relation the last."""
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         return {}
     used, human = set(relations.to_pylist()), {}
     for batch in read_labels(path, ("id", "label")):
@@ -389,7 +390,12 @@ def _graph(stored: dict[str, Any], arrays: dict[str, Any], source: dict[str, Any
 
 def _map(folder: Path, name: str) -> Any:
     """The array in a file; triples as a memory map, which tells what it is."""
-    array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    path = folder / f"{name}.npy"
+    check_regular(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (SyntaxError, TokenError) as error:  # its header is read as Python's literals
+        raise ValueError(f"{path}: {error}") from None
     return array if array.ndim == 2 else array.view(np.ndarray)
 
 
@@ -400,5 +406,5 @@ def _found(folder: Path, name: str) -> dict[str, Any] | None:
         array, size = _map(folder, name), path.stat().st_size
     except (OSError, ValueError, EOFError, AttributeError):
         return None
-    crc = zlib.crc32(path.read_bytes()) if size <= _SMALL else None
+    crc = zlib.crc32(read_file(path)) if size <= _SMALL else None
     return {"shape": list(array.shape), "dtype": array.dtype.str, "bytes": size, "crc32": crc}

@@ -36,11 +36,10 @@ def as_splits(train: Any, valid: Any, test: Any, columns: str) -> dict[str, Trip
     if train is None:
         raise InputError(f"train: triples wanted, such as {_EXAMPLE}; got None")
     given = {"train": train, "valid": valid, "test": test}
-    return {
-        name: Triples(**whole([_batch(value, columns, name)]))
-        for name, value in given.items()
-        if value is not None
+    batches = {
+        name: _batch(value, columns, name) for name, value in given.items() if value is not None
     }
+    return {name: Triples(**whole([batch]), rows=len(batch)) for name, batch in batches.items()}
 
 
 def as_rows(triples: Any) -> list[tuple[str, str, str]]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +14,11 @@ import pyarrow.csv as pacsv
 
 from metasd.errors import InputError
 
+from .bounded import file_errors, open_lines
 from .columns import FIELDS, choose_columns, looks_named, named_columns
 
 DICTIONARY = pa.dictionary(pa.int32(), pa.large_string())
 _BLOCK = 16 << 20  # bytes that are parsed at once
-_LONGEST = 64 << 20  # bytes of a line
 _DELIMITERS = {"\t": "tabs", ",": "commas", ";": "semicolons"}
 
 
@@ -83,23 +80,6 @@ def read_text_triples(
     return _read(path, layout, line)
 
 
-@contextlib.contextmanager
-def file_errors(path: Path) -> Iterator[None]:
-    """InputError with the path for everything that can go wrong in reading bytes."""
-    try:
-        yield
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{path}: not a gzip file ({error})") from None
-    except (EOFError, zlib.error):
-        raise InputError(f"{path}: the gzip file is damaged or cut off") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
 def bad_labels(
     labels: pa.Array | pa.ChunkedArray, gaps: bool = False
 ) -> pa.Array | pa.ChunkedArray:
@@ -109,8 +89,8 @@ def bad_labels(
 
 def _first_line(path: Path) -> bytes:
     """The first line that is not empty, with its end."""
-    with open_file(path) as file:
-        while line := file.readline(_LONGEST):
+    with open_lines(path) as file:
+        while line := file.readline():
             if line.removeprefix(b"\xef\xbb\xbf").strip(b"\r\n"):
                 return line
     raise InputError(f"{path}: the file is empty")
@@ -147,8 +127,8 @@ def _layout(
 def _read(path: Path, layout: Layout, header_line: bytes | None) -> Iterator[pa.RecordBatch]:
     rows = 0
     try:
-        with file_errors(path), open_file(path) as file:
-            for block in _blocks(path, file):
+        with file_errors(path), open_lines(path) as file:
+            for block in _blocks(file):
                 if header_line is not None and layout.header:
                     block = block.partition(header_line)[2]
                     header_line = None
@@ -169,7 +149,7 @@ def _read(path: Path, layout: Layout, header_line: bytes | None) -> Iterator[pa.
         raise InputError(f"{path}: {what}")
 
 
-def _blocks(path: Path, file: gzip.GzipFile | io.BufferedReader) -> Iterator[bytes]:
+def _blocks(file: io.BufferedReader) -> Iterator[bytes]:
     """The file in blocks of whole lines."""
     rest = b""
     while read := file.read(_BLOCK):
@@ -179,8 +159,6 @@ def _blocks(path: Path, file: gzip.GzipFile | io.BufferedReader) -> Iterator[byt
             rest = read[end:]
         else:
             rest += read
-        if len(rest) > _LONGEST:
-            raise InputError(f"{path}: a line is longer than {_LONGEST >> 20} MiB")
     if rest:
         yield rest
 
@@ -215,7 +193,7 @@ def _parse(block: bytes, layout: Layout) -> pa.RecordBatch:
 def _first_bad_line(path: Path, layout: Layout) -> str:
     """What is wrong with the first line that is not as the layout says; "" if none is."""
     empty = True
-    with file_errors(path), io.TextIOWrapper(open_file(path), "latin-1", newline="\n") as file:
+    with file_errors(path), io.TextIOWrapper(open_lines(path), "latin-1", newline="\n") as file:
         for number, text in enumerate(file, start=1):  # latin-1: any byte
             line = text.encode("latin-1").removesuffix(b"\n").removesuffix(b"\r")
             if number == 1:

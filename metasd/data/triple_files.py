@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +14,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from metasd.errors import InputError
+from metasd.files import open_regular
 
+from .bounded import inflation_limit, too_inflated
 from .columns import FIELDS, choose_columns
 from .rdf_files import read_rdf
+from .sorting import sorted_unique
 from .text_files import bad_labels, read_text_triples
 
 _KINDS = (".txt", ".tsv", ".csv", ".nt", ".ttl")
 SUFFIXES = (*(kind + packed for kind in _KINDS for packed in ("", ".gz")), ".parquet")
 
 _ROWS = 1 << 20  # rows of Parquet that are read at once
+_GATHERED = 4 << 20  # rows after which those that are there twice are dropped
 
 
 class Column(NamedTuple):
@@ -32,9 +37,12 @@ class Column(NamedTuple):
 
 
 class Triples(NamedTuple):
+    """`rows`: how many the file has; of many, those that are there twice may have been dropped."""
+
     head: Column
     relation: Column
     tail: Column
+    rows: int
 
 
 def suffix_of(path: Path) -> str:
@@ -47,7 +55,18 @@ def suffix_of(path: Path) -> str:
 
 
 def read_triples(path: Path, columns: str, header: bool | None, notes: list[str]) -> Triples:
-    return Triples(**whole(read_batches(path, columns, header, notes)))
+    """All triples of a file, in memory in proportion to those that differ."""
+    gathered: list[pa.RecordBatch] = []
+    rows = held = 0
+    most = _GATHERED
+    for batch in read_batches(path, columns, header, notes):
+        gathered.append(batch)
+        rows, held = rows + len(batch), held + len(batch)
+        if held > most:
+            gathered = [_distinct(gathered)]
+            held = len(gathered[0])
+            most = 2 * held + _GATHERED
+    return Triples(**whole(gathered), rows=rows)
 
 
 def read_rows(
@@ -88,6 +107,20 @@ def whole(batches: Iterable[pa.RecordBatch]) -> dict[str, Column]:
     return columns
 
 
+def _distinct(batches: Iterable[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows that differ, sorted by their codes."""
+    columns = whole(batches)
+    head, relation, tail = (column.codes.astype(np.int64) for column in columns.values())
+    labels = [column.labels for column in columns.values()]
+    sizes = max(len(labels[0]), len(labels[2])), len(labels[1])
+    codes = sorted_unique(np.stack([head, relation, tail], axis=1), *sizes).astype(np.int32)
+    arrays = [
+        pa.DictionaryArray.from_arrays(pa.array(np.ascontiguousarray(code)), label)
+        for code, label in zip(codes.T, labels, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, list(columns))
+
+
 def label_batch(
     table: pa.Table, where: object, before: int = 0, gaps: bool = False
 ) -> pa.RecordBatch:
@@ -114,7 +147,26 @@ def label_batch(
             raise InputError(f"{where}: row {before + row + 1}: {name} {what}")
     columns = [table[name].combine_chunks().dictionary_encode() for name in names]
     arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+    for array in arrays:
+        array.dictionary.validate(full=True)  # Parquet's strings may be no UTF-8
     return pa.RecordBatch.from_arrays(arrays, names)
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, whose pages inflate no more than those of a .gz may.
+
+    Raises:
+        InputError: they do.
+        OSError, ArrowException: it is no Parquet file.
+    """
+    with open_regular(path) as opened, pq.ParquetFile(opened) as file:
+        metadata = file.metadata
+        groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+        size = max(metadata.num_rows, sum(group.total_byte_size for group in groups))
+        if size > inflation_limit(path.stat().st_size):
+            raise too_inflated(path)
+        yield file
 
 
 def _read_parquet(
@@ -122,7 +174,7 @@ def _read_parquet(
 ) -> Iterator[pa.RecordBatch]:
     rows = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             names = file.schema_arrow.names
             places = choose_columns(names, columns, path)
             if len(names) > 3:

@@ -12,6 +12,7 @@ from pathlib import Path
 from metasd.errors import InputError
 from metasd.files import write_lines
 
+from .bounded import file_errors, open_lines
 from .mapped_labels import MappedHuman, MappedIds, MappedLabels, find_label
 
 
@@ -155,21 +156,21 @@ def load_vocabulary(folder: str | os.PathLike[str]) -> Vocabulary:
 
 def _read_ids(path: Path) -> tuple[list[str], dict[str, str]]:
     """Labels by id, and raw label -> human label from the third column where it is filled."""
-    try:
-        lines = path.read_bytes().decode().removesuffix("\n").split("\n")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
     labels: list[str] = []
     human: dict[str, str] = {}
-    for i, line in enumerate(lines):
-        number, *rest = line.split("\t")
-        if number != str(i) or len(rest) not in (1, 2) or not rest[0]:
-            raise InputError(f"{path}: line {i + 1}: wanted {i}<TAB>label")
-        labels.append(rest[0])
-        if len(rest) == 2 and rest[1]:
-            human[rest[0]] = rest[1]
+    with file_errors(path), open_lines(path) as file:
+        for i, line in enumerate(file):
+            try:
+                number, *rest = line.decode().removesuffix("\n").split("\t")
+            except UnicodeDecodeError:
+                raise InputError(f"{path}: not UTF-8 text") from None
+            if number != str(i) or len(rest) not in (1, 2) or not rest[0]:
+                raise InputError(f"{path}: line {i + 1}: wanted {i}<TAB>label")
+            labels.append(rest[0])
+            if len(rest) == 2 and rest[1]:
+                human[rest[0]] = rest[1]
+    if not labels:
+        raise InputError(f"{path}: line 1: wanted 0<TAB>label")
     return labels, human
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metasd.errors import InputError
-from metasd.files import write_atomically, write_text
+from metasd.files import read_file, write_atomically, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def _read(folder: Path) -> tuple[str, list[Point], str]:
     """A study's graph, its models, and the digest of its results."""
     path = folder / "results.json"
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         results = json.loads(content)
         graph, found = str(results["graph"]), points(results)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -21,7 +21,7 @@ from metasd.environment import measured_on
 from metasd.errors import InputError, error_context
 from metasd.evaluation import evaluate
 from metasd.export.compress import compress
-from metasd.files import lock, write_text
+from metasd.files import lock, read_json, write_text
 from metasd.models.masks import draw_masks
 from metasd.training.progress import duration
 from metasd.training.run import Run, RunFolder
@@ -141,7 +141,7 @@ def _results(out: Path, graph: Graph) -> dict[str, Any]:
         _write(path, new)  # from now on the folder is that of a sweep
         return new
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(path)
         name, digest = found["graph"], found["graph_sha256"]
         for record in found["runs"].values():
             dict(record["config"])

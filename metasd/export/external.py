@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import shlex
 import tempfile
@@ -22,10 +21,12 @@ import torch
 from metasd.compressed.model import CompressedModel
 from metasd.compressed.table import Floats
 from metasd.config import preset
+from metasd.data.bounded import open_lines
 from metasd.data.graph import Graph
 from metasd.data.restriction import restricted
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError, nearest
+from metasd.files import check_regular, open_regular
 from metasd.models import Scoring
 from metasd.training.run import Run, RunFolder
 from metasd.training.trainer import Trainer
@@ -170,7 +171,8 @@ def _read_npy(path: Path, scoring: str) -> tuple[Floats, Floats]:
     for name in ("entities", "relations"):
         file = path / f"{name}.npy"
         try:
-            table = np.load(file, allow_pickle=False)
+            with open_regular(file) as opened:
+                table = np.load(opened, allow_pickle=False)
         except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
             raise InputError(f"{file}: not a plain numpy array ({error})") from None
         if not isinstance(table, np.ndarray) or table.dtype.kind != "f":
@@ -213,6 +215,7 @@ def _state(path: Path) -> dict[str, Any]:
     """The tensors of a checkpoint, read without executing what may be pickled beside them."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of a pickle's protocol
+            check_regular(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what is no checkpoint
         if isinstance(error, UnpicklingError) and _starts_as_pickle(path):
@@ -236,7 +239,7 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _starts_as_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(2) in _PICKLES
 
 
@@ -297,8 +300,8 @@ def _vocabulary(folder: Path) -> Vocabulary | None:
 def _labels_of(path: Path) -> list[str]:
     """Labels by id from lines `label<TAB>id` or `id<TAB>label`, a header allowed."""
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        with open_lines(path) as file:
+            text = file.read().decode()
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"{path}: not text ({error})") from None
     found: dict[int, str] = {}

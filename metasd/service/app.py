@@ -15,16 +15,19 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Res
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 import metasd
 from metasd.compressed import CompressedModel
 from metasd.compressed.table import default_threads
 from metasd.errors import InputError
 
-from .batching import Busy, DynamicBatcher
+from .access import Access, Guard
+from .batching import Answers, Busy, DynamicBatcher
 from .docs import add_docs
 from .metrics import Measured, Metrics
 from .predict import Predictor
+from .protocol import client_name
 from .schema import BODY_SCHEMA, BadBody, NeighborsBody, ScoreBody
 
 _HEADERS = {
@@ -36,6 +39,9 @@ _HEADERS = {
 }
 
 
+_BUSY_SECONDS = 0.5  # a client that asks again at once would keep the event loop busy by itself
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one request, and all of them together, may ask for.
@@ -45,7 +51,9 @@ class Limits:
         k: answers to a query.
         body: bytes of a request's body.
         body_seconds: how long a client may take to send it.
-        concurrency: requests with a whole body and no answer yet; more get a 503.
+        concurrency: requests with a whole body and no answer yet; of more, some get a 503.
+        work: scores (queries times entities) in those that are large together, and what else takes
+            time counted as scores, 600 for each answer; half of it for several of one client.
         threads: that score.
     """
 
@@ -54,7 +62,14 @@ class Limits:
     body: int = 256 * 1024
     body_seconds: float = 10
     concurrency: int = 64
+    work: int = 1 << 28
     threads: int = field(default_factory=default_threads)
+
+
+class Error(BaseModel):
+    """What was wrong with a request."""
+
+    error: str
 
 
 class Entity(BaseModel):
@@ -64,15 +79,20 @@ class Entity(BaseModel):
     label: str
 
 
-def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
-    """The service of a model as an ASGI application."""
-    limits = limits or Limits()
-    predictor = Predictor(model, limits.batch, limits.k)
+def create_app(
+    model: CompressedModel, limits: Limits | None = None, access: Access | None = None
+) -> FastAPI:
+    """The service of a model as an ASGI application.
+
+    Connections are not its part: behind another server than `serve`, that one limits them.
+    """
+    limits, access = limits or Limits(), access or Access()
+    predictor = Predictor(model, limits.batch, limits.k, limits.work)
     metrics = Metrics()
-    page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
-    predict_batcher = DynamicBatcher(predictor.respond, limits.threads, limits.concurrency)
-    score_batcher = DynamicBatcher(predictor.scores, 1, limits.concurrency)
-    neighbors_batcher = DynamicBatcher(predictor.neighbors, 1, limits.concurrency)
+    most = (limits.concurrency, limits.work)
+    predict_batcher = DynamicBatcher(predictor.respond, limits.threads, *most)
+    score_batcher = DynamicBatcher(predictor.scores, 1, *most)
+    neighbors_batcher = DynamicBatcher(predictor.neighbors, 1, *most)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,22 +108,49 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
+        responses=_errors(400, 422, *([401] if access.token else [])),
     )
 
-    @app.post("/predict", openapi_extra=_json_body(BODY_SCHEMA))
+    @app.post("/predict", openapi_extra=_json_body(BODY_SCHEMA), responses=_BODY_ERRORS)
     async def predict(request: Request) -> Response:
         """The entities that complete a triple best; a list of questions has a list of answers."""
-        return _json(await predict_batcher(await _read_body(request, limits)))
+        parts, listed = predictor.asked(await _read_body(request, limits))
+        answers = await predict_batcher(_client(request), parts)
+        return _Parts(answers) if len(parts) > 1 else _json(answers, listed)
 
-    @app.post("/score", openapi_extra=_json_body(ScoreBody.model_json_schema()))
+    @app.post(
+        "/score",
+        openapi_extra=_json_body(ScoreBody.model_json_schema()),
+        responses=_BODY_ERRORS,
+    )
     async def score(request: Request) -> Response:
         """The scores of triples, in their order; higher is more plausible within one relation."""
-        return _json(await score_batcher(await _read_body(request, limits)))
+        asked = predictor.triples_asked(await _read_body(request, limits))
+        return _json(await score_batcher(_client(request), [asked]))
 
-    @app.post("/neighbors", openapi_extra=_json_body(NeighborsBody.model_json_schema()))
+    @app.post(
+        "/neighbors",
+        openapi_extra=_json_body(NeighborsBody.model_json_schema()),
+        responses=_BODY_ERRORS,
+    )
     async def neighbors(request: Request) -> Response:
         """The entities whose embeddings are most similar, by cosine."""
-        return _json(await neighbors_batcher(await _read_body(request, limits)))
+        asked = predictor.neighbors_asked(await _read_body(request, limits))
+        return _json(await neighbors_batcher(_client(request), [asked]))
+
+    _add_reading(app, predictor, metrics)
+    add_docs(app)
+    _add_error_answers(app)
+    app.add_middleware(Guard, access=access)
+    app.add_middleware(
+        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
+    )
+    return app
+
+
+def _add_reading(app: FastAPI, predictor: Predictor, metrics: Metrics) -> None:
+    """The paths that only read what is there."""
+    page = resources.files(__package__).joinpath("page.html").read_text("utf-8")
 
     @app.get("/entities")
     async def entities(
@@ -131,13 +178,6 @@ def create_app(model: CompressedModel, limits: Limits | None = None) -> FastAPI:
     async def index() -> HTMLResponse:
         return HTMLResponse(page, headers=_HEADERS)
 
-    add_docs(app)
-    _add_error_answers(app)
-    app.add_middleware(
-        Measured, metrics=metrics, paths={getattr(route, "path", "") for route in app.routes}
-    )
-    return app
-
 
 def _add_error_answers(app: FastAPI) -> None:
     """Every mistake is answered with a status and one line."""
@@ -152,6 +192,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> JSONResponse:
+        await asyncio.sleep(_BUSY_SECONDS)
         return _error(503, str(error), {"Retry-After": "1"})
 
     @app.exception_handler(RequestValidationError)
@@ -188,12 +229,51 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What the schema says of answers that are errors."""
+    return {status: {"model": Error} for status in statuses}
+
+
+_BODY_ERRORS = _errors(408, 413, 415, 503)
+
+
+def _client(request: Request) -> str:
+    """Whose request it is; behind a proxy on this machine, as its X-Forwarded-For says."""
+    return client_name(request.client.host if request.client else "")
+
+
 def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
 
 
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
+def _json(answers: Answers, listed: bool = False) -> Response:
+    answers.sent()
+    [body] = answers.parts
+    return Response(b"[%s]" % body if listed else body, media_type="application/json")
+
+
+class _Parts(Response):
+    """A list of answers in several parts, which its client may take slowly."""
+
+    media_type = "application/json"
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+        commas = len(answers.parts) - 1
+        size = sum(map(len, answers.parts)) + commas + 2
+        super().__init__(headers={"content-length": str(size)})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+            await send(start)
+            before = b"["
+            for part in self._answers.parts:
+                await send({"type": "http.response.body", "body": before + part, "more_body": True})
+                before = b","
+            await send({"type": "http.response.body", "body": b"]"})
+        finally:
+            self._answers.sent()
 
 
 def _error(status: int, message: str, headers: Any = None) -> JSONResponse:

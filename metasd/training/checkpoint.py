@@ -23,7 +23,7 @@ from torch import Tensor
 from metasd.config import Config
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.errors import InputError
-from metasd.files import temporary_path, write_atomically
+from metasd.files import check_regular, temporary_path, write_atomically
 from metasd.models import Scoring
 from metasd.models.model import Model
 
@@ -85,7 +85,7 @@ class Layout:
         return (self.roles * self.entities, *x.shape[1:]) if self.is_cut(name) else tuple(x.shape)
 
 
-_WHOLE = Layout()
+WHOLE = Layout()
 
 
 class _Piece(NamedTuple):
@@ -105,7 +105,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
-    def save(self, path: Path, layout: Layout = _WHOLE) -> None:
+    def save(self, path: Path, layout: Layout = WHOLE) -> None:
         """Writes the file, each process its rows; returns when all of it is there.
 
         Raises:
@@ -161,12 +161,13 @@ class Checkpoint:
 
     @staticmethod
     def load(
-        path: Path, only: tuple[str, ...] | None = None, layout: Layout = _WHOLE
+        path: Path, only: tuple[str, ...] | None = None, layout: Layout = WHOLE
     ) -> "Checkpoint":
         """Reads a checkpoint, or those of its tensors that `only` names (where it has them)."""
-        if not path.is_file():
+        if not path.exists():
             raise InputError(f"{path}: there is no checkpoint")
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if str(zlib.crc32(metadata["metasd"].encode())) != metadata["crc32"]:
@@ -179,7 +180,7 @@ class Checkpoint:
                 sums = state.pop("crc32")
                 names = [name for name in sums if only is None or name in only]
                 tensors = {name: _read(file, name, sums[name], layout) for name in names}
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
             raise InputError(f"{path}: damaged or not a checkpoint of metasd ({error})") from None
         return Checkpoint(tensors, state)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import secrets
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +24,10 @@ from metasd.data.load import load_source
 from metasd.data.saved import save_graph
 from metasd.data.vocabulary import Vocabulary, load_vocabulary
 from metasd.errors import InputError
-from metasd.files import as_path, read_json_lines, write_text
+from metasd.files import as_path, new_folder, read_file, read_json, read_json_lines, write_text
 from metasd.models.model import Model
 
-from .checkpoint import MODEL_TENSORS, Checkpoint, restore_model
+from .checkpoint import MODEL_TENSORS, WHOLE, Checkpoint, Layout, restore_model
 
 
 class RunFolder:
@@ -47,6 +47,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.safetensors"
         self.best_source = self.checkpoints / "best_source.safetensors"
         self.events = self.path / "events"
+        self.id = self.path / "id"  # of this run and no other; also in its checkpoints
 
     def check_new(self) -> None:
         """InputError if `create` could not make the folder: to be asked before any work is done."""
@@ -70,21 +71,35 @@ class RunFolder:
         A path that already has something in it is never written to. `warm_start`: what
         `WarmStart.record` says, of a run that continues from another one.
         """
-        new = RunFolder(self.path.with_name(f".{self.path.name}.new{os.getpid()}"))
-        try:
+        with new_folder(self.path) as path:
+            new = RunFolder(path)
             new.checkpoints.mkdir(parents=True)
             config.save(new.config)
             graph.save_vocabulary(new.path)
             if graph.source is None:
                 save_graph(graph, new.triples)
             write_text(new.graph, json.dumps(graph.description, indent=1) + "\n")
+            write_text(new.id, secrets.token_hex(16) + "\n")
             if warm_start is not None:
                 write_text(new.warm_start, json.dumps(warm_start, indent=1) + "\n")
-            new.path.replace(self.path)
+
+    def run_id(self) -> str | None:
+        """What tells this run from others; None of a run of an earlier version."""
+        try:
+            return read_file(self.id).decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be made ({error.strerror})") from None
-        finally:
-            shutil.rmtree(new.path, ignore_errors=True)
+            raise InputError(f"{self.id}: {error.strerror}") from None
+
+    def load_checkpoint(
+        self, path: Path, only: tuple[str, ...] | None = None, layout: Layout = WHOLE
+    ) -> Checkpoint:
+        """A checkpoint of this folder; one that another run wrote is refused."""
+        checkpoint, mine = Checkpoint.load(path, only, layout), self.run_id()
+        if mine is not None and checkpoint.state.get("run") != mine:
+            raise InputError(f"{path}: a checkpoint of another run")
+        return checkpoint
 
     def require(self, wanted: str = "not a run folder") -> None:
         """InputError, which says what was `wanted`, unless this is a run folder."""
@@ -113,7 +128,7 @@ class RunFolder:
         if not self.warm_start.exists():
             return None
         try:
-            record = json.loads(self.warm_start.read_text(encoding="utf-8"))
+            record = read_json(self.warm_start)
             return {"path": str(record["path"]), **record}
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{self.warm_start}: damaged") from None
@@ -150,7 +165,7 @@ class RunFolder:
     def graph_description(self) -> dict[str, Any]:
         """The graph's `description`; its source is what `load_source` takes, or None."""
         try:
-            stored = json.loads(self.graph.read_text(encoding="utf-8"))
+            stored = read_json(self.graph)
             name, digest, source = (stored[key] for key in ("name", "digest", "source"))
             if source is None and self.triples.exists():
                 source = {"name_or_path": str(self.triples.resolve())}
@@ -221,13 +236,13 @@ class Run:
         config = Config.load(folder.config)
         vocabulary = load_vocabulary(folder.path)
         found = folder.best if folder.best.exists() else folder.last
-        checkpoint = Checkpoint.load(found, MODEL_TENSORS)
+        checkpoint = folder.load_checkpoint(found, MODEL_TENSORS)
         model = restore_model(checkpoint, config, vocabulary.num_entities, vocabulary.num_relations)
         metrics: dict[str, Any] = {}
         if folder.metrics.exists():
             try:
-                metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-            except ValueError:
+                metrics = read_json(folder.metrics)
+            except InputError:
                 raise InputError(f"{folder.metrics}: damaged") from None
         return Run(folder.path, config, vocabulary, model, folder.read_history(), metrics)
 

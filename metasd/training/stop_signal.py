@@ -6,6 +6,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from metasd import errors
+
 
 class Interrupted(Exception):
     """Training was asked to stop; the disk has everything up to the last whole step."""
@@ -26,6 +28,7 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        errors.note_signal(number)
         if self.received:
             raise KeyboardInterrupt
         self.received = True

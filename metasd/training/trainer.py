@@ -21,7 +21,7 @@ from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import peak_memory, versions
 from metasd.errors import Diverged, InputError
 from metasd.evaluation import PROTOCOL, evaluate
-from metasd.files import lock, write_text
+from metasd.files import followed, lock, write_text
 from metasd.models.model import ModelView
 
 from . import schedule
@@ -130,9 +130,9 @@ def resume(
             config = _settle(graph, config, folder, processes)
         trainer = Trainer(graph, config, folder, processes)
         if folder.last.exists() or folder.best.exists() or folder.metrics.exists():
-            trainer.restore(Checkpoint.load(folder.last, layout=trainer.layout))
+            trainer.restore(folder.load_checkpoint(folder.last, layout=trainer.layout))
             if trainer.state.best is not None:  # the last evaluation needs it: check it now
-                Checkpoint.load(folder.best, MODEL_TENSORS, trainer.layout)
+                folder.load_checkpoint(folder.best, MODEL_TENSORS, trainer.layout)
         else:  # stopped before the first checkpoint: anew
             origin = folder.read_warm_start()
             trainer.begin(WarmStart.load(origin["path"]) if origin else None)
@@ -158,6 +158,10 @@ def _alone_in(folder: RunFolder, processes: ProcessGrid) -> AbstractContextManag
 
 
 _SAVE, _STOP = 1, 2  # requests of a process; all processes follow the most urgent one
+
+_NOT_FINITE = "is not a finite number any more"
+_LARGEST_LOSS = 1e9
+"""What is still learned from is below a million: cross entropies are of the size of log N."""
 
 _SYNC_SECONDS = 0.2
 """A GPU is not waited for more often."""
@@ -194,8 +198,9 @@ class Trainer(Learner):
         with (
             Progress(self.config.train.epochs, state.epoch, quiet) as progress,
             Signals() as signals,
+            followed(self.folder.path) as place,
         ):
-            self._progress, self._signals = progress, signals
+            self._progress, self._signals, self._place = progress, signals, place
             while not state.stopped:
                 self._epoch()
             return self._finish()
@@ -222,7 +227,7 @@ class Trainer(Learner):
             )
             if request:
                 self._sync_losses(pending)
-                self._save(self.folder.last)
+                self._save()
                 last_save, self._last_sync = time.monotonic(), time.perf_counter()
                 if request == _STOP:
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}, step {step}")
@@ -246,15 +251,25 @@ class Trainer(Learner):
         for i, row in enumerate(rows, 1):
             losses = dict(zip(pending[0], row, strict=True))
             for name, loss in losses.items():
-                if not math.isfinite(loss):
+                if not abs(loss) < _LARGEST_LOSS:
                     step = state.step - len(pending) + i
-                    raise self._diverged(f"the {name} loss", f", step {step}")
+                    size = f"is {loss:.3g}" if math.isfinite(loss) else _NOT_FINITE
+                    raise self._diverged(f"the {name} loss {size}", f", step {step}")
                 state.sums[name] = state.sums.get(name, 0.0) + loss
         speed = self.config.train.batch_size * state.step / state.seconds
         self._progress.step(losses, len(pending), speed)
         pending.clear()
 
+    def _follow(self) -> None:
+        """Goes on in the run folder, wherever it has been moved."""
+        if (path := self._place()) != self.folder.path:
+            self.folder = RunFolder(path)
+            if self.processes.is_main:
+                self._events = Events(self.folder.events, self.state.epoch)
+                print(f"\nnote: the run folder was moved to {path}", file=sys.stderr)
+
     def _end_epoch(self) -> None:
+        self._follow()
         state, settings = self.state, self.config.train
         steps = state.step
         rows = min(steps * settings.batch_size, len(self.triples))
@@ -275,13 +290,13 @@ class Trainer(Learner):
             self.update_masks(state.epoch)  # all epochs were the source's: the other is a copy
         tables = (self.model.entities, self.model.relations)
         if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
-            raise self._diverged("a weight")
+            raise self._diverged(f"a weight {_NOT_FINITE}")
         if state.epoch % self.config.eval.every == 0 or state.stopped:
             self._validate(record)
         if self.processes.is_main:
             self.folder.append_history(record)
         if state.epoch % self.config.checkpoint.every == 0 or state.stopped:
-            self._save(self.folder.last)
+            self._save()
         self._progress.end_epoch(record)
         if self.processes.is_main:
             self._events.add(record)
@@ -318,7 +333,7 @@ class Trainer(Learner):
         """The compact model starts from the best source; the optimiser's state stays the last."""
         if self.state.best_source is not None:
             path = self.folder.best_source
-            best = self.restored(Checkpoint.load(path, MODEL_TENSORS, self.layout))
+            best = self.restored(self.folder.load_checkpoint(path, MODEL_TENSORS, self.layout))
             self.model.entities.copy_(best.entities)
             self.model.relations.copy_(best.relations)
             self.model.changed()
@@ -340,7 +355,8 @@ class Trainer(Learner):
 
     def _finish(self) -> Run:
         """Evaluates the best model on valid and test, both models, and writes metrics.json."""
-        best = Checkpoint.load(self.folder.best, MODEL_TENSORS, self.layout)
+        self._follow()
+        best = self.folder.load_checkpoint(self.folder.best, MODEL_TENSORS, self.layout)
         self.model = self.restored(best).to(self.device)
         metrics: dict[str, Any] = {}
         for split in ("valid", "test"):
@@ -392,11 +408,13 @@ class Trainer(Learner):
             "state": asdict(self.state),
             "settings": frozen_settings(self.config),
             "graph": self.graph.digest,
+            "run": self.folder.run_id(),
         }
 
-    def _save(self, path: Path) -> None:
+    def _save(self) -> None:
+        self._follow()
         tensors = model_tensors(self.model) | self.step.optimizer_tensors()
-        Checkpoint(tensors, self._state()).save(path, self.layout)
+        Checkpoint(tensors, self._state()).save(self.folder.last, self.layout)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Puts model, optimisers and state back; a checkpoint of another run is refused."""
@@ -440,7 +458,7 @@ class Trainer(Learner):
             else ("no checkpoint had been written yet")
         )
         return Diverged(
-            f"{what} is not a finite number any more (epoch {self.state.epoch + 1}{where}); "
+            f"{what} (epoch {self.state.epoch + 1}{where}); "
             f"{kept}. Try a smaller train.lr or distill.inner_lr, a larger regularizer.weight, or "
             "train.precision=fp32"
         )

@@ -24,7 +24,7 @@ from metasd.files import as_path
 from metasd.models.model import Model
 from metasd.models.new_rows import fit_rows
 
-from .checkpoint import MODEL_TENSORS, Checkpoint, Layout, restore_model
+from .checkpoint import MODEL_TENSORS, Layout, restore_model
 from .run import NEITHER, Run, RunFolder
 from .step import Step
 
@@ -186,9 +186,9 @@ def take_source(model: Model, step: Step, config: Config, graph: Graph, layout: 
     """Takes over the best source of `compact.source`, with the last state of its optimiser."""
     check_source(config, graph)
     folder = RunFolder(str(config.compact.source))
-    checkpoint = best = Checkpoint.load(folder.last, layout=layout)
+    checkpoint = best = folder.load_checkpoint(folder.last, layout=layout)
     if folder.best.exists():
-        best = Checkpoint.load(folder.best, MODEL_TENSORS, layout)
+        best = folder.load_checkpoint(folder.best, MODEL_TENSORS, layout)
     counts = (graph.num_entities, graph.num_relations)
     source = restore_model(best, config, *counts, model.processes)
     model.entities.copy_(source.entities)

@@ -35,8 +35,8 @@ def served(*command: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("http://"), line
-        yield line.split()[0].removeprefix("http://"), process
+        assert line.startswith(("http://", "https://")), line
+        yield line.split()[0].partition("//")[2], process
     finally:
         process.kill()
         process.wait()
@@ -85,11 +85,6 @@ def exchange(address: str, request: bytes, end: bool = False) -> bytes:
 
 
 def post(body: bytes, kind: bytes = b"application/json", length: int | None = None) -> bytes:
-    return (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s"
-        % (
-            kind,
-            len(body) if length is None else length,
-            body,
-        )
-    )
+    size = len(body) if length is None else length
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\n" % kind
+    return head + b"Content-Length: %d\r\n\r\n%s" % (size, body)

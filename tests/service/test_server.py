@@ -17,7 +17,6 @@ from service_model import call, exchange, post, served
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
-pytest.importorskip("httptools", reason="the extra `serve` is not installed")
 
 SLOW = """
 import sys, time

@@ -96,8 +96,22 @@ def test_another_graph_is_refused(folder: RunFolder, tmp_path: Path) -> None:
         resume(folder.path, graph=other)
     foreign = train(other, Config.load(folder.config), tmp_path / "other")
     folder.last.write_bytes(RunFolder(foreign.path).last.read_bytes())
+    with pytest.raises(InputError, match="a checkpoint of another run"):
+        resume(folder.path)
+    folder.id.unlink()  # as in a folder of an earlier version
     with pytest.raises(InputError, match="a checkpoint of another graph"):
         resume(folder.path)
+
+
+def test_the_checkpoint_of_another_seed_is_refused(folder: RunFolder, tmp_path: Path) -> None:
+    graph = load_graph("families:120")
+    config = Config.load(folder.config).override({"train.seed": 7})
+    foreign = RunFolder(train(graph, config, tmp_path / "other").path)
+    folder.best.write_bytes(foreign.best.read_bytes())
+    with pytest.raises(InputError, match=r"best\.safetensors: a checkpoint of another run"):
+        Run.load(folder.path)
+    folder.id.unlink()
+    assert Run.load(folder.path).history
 
 
 def test_another_configuration_is_refused(folder: RunFolder) -> None:

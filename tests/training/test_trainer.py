@@ -4,7 +4,9 @@ import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from metasd import compress, kernels
 from metasd.config import Config
 from metasd.data.batches import Triples, entity_weights, split_quiz
 from metasd.data.graph import Graph
-from metasd.errors import InputError
+from metasd.errors import Diverged, InputError
 from metasd.evaluation import evaluate
 from metasd.training.run import Run, RunFolder
 from metasd.training.step import Step
@@ -463,3 +465,36 @@ def test_entity_weights_follow_counts_and_are_one_on_average(
     plain = train(small_graph, quick, tmp_path / "a")
     weighted = train(small_graph, quick.override(["train.entity_weights=true"]), tmp_path / "b")
     assert weighted.history[0]["loss/source"] != plain.history[0]["loss/source"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not say where a folder went")
+def test_a_run_goes_on_where_its_folder_was_moved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    append = RunFolder.append_history
+
+    def move_after_the_first(folder: RunFolder, record: dict[str, Any]) -> None:
+        append(folder, record)
+        if record["epoch"] == 1:
+            folder.path.rename(tmp_path / "moved")
+
+    monkeypatch.setattr(RunFolder, "append_history", move_after_the_first)
+    settings = {"train.epochs": 3, "model.rank": 4, "tune.budget": 0}
+    run = train("families:60", settings, tmp_path / "run")
+    assert run.path == tmp_path / "moved"
+    assert [record["epoch"] for record in Run.load(run.path).history] == [1, 2, 3]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_loss_ends_the_training(tmp_path: Path) -> None:
+    settings = {"train.epochs": 3, "model.rank": 4, "train.lr": 1e6, "tune.budget": 0}
+    with pytest.raises(Diverged, match=r"the source loss is .*e\+\d+ \(epoch 1"):
+        train("families:60", settings, tmp_path / "run")
+
+
+def test_the_loser_of_a_race_for_a_folder_says_that_it_is_there(
+    small_graph: Graph, tmp_path: Path
+) -> None:
+    RunFolder(tmp_path / "run").create(small_graph, Config())
+    with pytest.raises(InputError, match="run already exists"):
+        RunFolder(tmp_path / "run").create(small_graph, Config())
