@@ -9,7 +9,8 @@ trials search from there. A trial trains the source alone, at a lower rank and f
    often a long one worse.
 2. Long trials of what was best with each relation weight; then of the winner with a larger
    regularizer weight, as long as that is better (more epochs overfit more), and at twice the
-   learning rate. Where there are few triples per entity the weight is raised once more.
+   learning rate. A smaller weight and a higher rate have to be clearly better. Where there are few
+   triples per entity the weight is raised once more.
 
 Trials are compared by MRR on valid; test is never read. Each is a line of `tuning.jsonl` in the run
 folder, so that a search that was stopped continues where it was.
@@ -53,6 +54,11 @@ _RELATION_PREDICTION = (0.0, 0.25, 2.0)
 
 _LEARNING_RATES = (0.1, 0.2)
 
+_CLEARLY = 1.03
+"""How many times better a trial has to be with a smaller regularizer weight or the higher rate:
+both make short trainings better, and longer ones overfit.
+"""
+
 _SPARSE, _RAISE, _HIGHEST = 8, 1, 8
 """A graph of fewer triples per entity overfits long after the trials: the place that they find in
 `_REGULARIZER` is raised by so much, at most to the one where models vanish."""
@@ -64,7 +70,7 @@ _SHORT, _LONG, _LONGER = 10, 5, 4
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
-_SHARE = 0.8
+_SHARE = 0.6
 """The trials' work, as a share of the training's, where `tune.budget` does not say their time."""
 
 _STEP_WORK = 2e8
@@ -198,8 +204,9 @@ def _search(trials: "_Trials", guess: Point, wanted: set[str]) -> Point:
     if REGULARIZER in wanted:
         best = _climbed(trials, best, (1,) if short else (2, -2), long)
     if LEARNING_RATE in wanted:
-        rates = [best._replace(lr=rate) for rate in _LEARNING_RATES]
-        best = max(rates, key=lambda point: trials.valid_mrr(point, long))
+        faster = best._replace(lr=_LEARNING_RATES[1])
+        if trials.valid_mrr(faster, long) > _CLEARLY * trials.valid_mrr(best, long):
+            best = faster
     return best
 
 
@@ -209,7 +216,8 @@ def _climbed(trials: "_Trials", point: Point, directions: tuple[int, ...], epoch
         start = point
         while 0 <= point.place + by < len(_REGULARIZER) and not trials.used_up:
             there = point._replace(place=point.place + by)
-            if trials.valid_mrr(there, epochs) <= trials.valid_mrr(point, epochs):
+            needed = trials.valid_mrr(point, epochs) * (_CLEARLY if by < 0 else 1)
+            if trials.valid_mrr(there, epochs) <= needed:
                 break
             point = there
         if point != start:

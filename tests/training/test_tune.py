@@ -45,9 +45,11 @@ def test_the_search_takes_what_is_best_on_valid_and_never_reads_test(
     found = tune.settled(hidden, config, tmp_path / "tuning.jsonl")
     plan, *lines = [json.loads(line) for line in (tmp_path / "tuning.jsonl").open()]
     long = [line for line in lines if line["epochs"] == plan["long"]]
-    best = max(long, key=lambda line: line["valid_mrr"])
+    chosen = {key: found.flat()[key] for key in long[0]["settings"]}
+    (line,) = [line for line in long if line["settings"] == chosen]
     assert found.tune.settings == []
-    assert {key: found.flat()[key] for key in best["settings"]} == best["settings"]
+    # A smaller weight and a higher rate have to be 3 % better each.
+    assert line["valid_mrr"] * 1.03**2 >= max(each["valid_mrr"] for each in long)
     assert plan["long"] <= 12
     assert plan["rank"] <= 8
     relation = {line["settings"]["relation_prediction.weight"] for line in long}
