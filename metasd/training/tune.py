@@ -70,7 +70,7 @@ _SHORT, _LONG, _LONGER = 10, 5, 4
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
-_SHARE = 0.6
+_SHARE = 0.8
 """The trials' work, as a share of the training's, where `tune.budget` does not say their time."""
 
 _STEP_WORK = 2e8
