@@ -242,8 +242,8 @@ def tuning() -> str:
         f"{table(rows)}\n\nTest MRR of the source with settings by rules alone, after the search, "
         f"and with the best on valid of {found['trials']} trials at the same rank and epochs "
         "(drawn at random; two thirds of them stop after a fifth of the epochs, two thirds of the "
-        "others after half); what the search loses of the best; time of search and training, "
-        f"relative to the training. {'; '.join(machines)}."
+        "others after half), of the best validation; what the search loses of the best; time of "
+        f"search and training, relative to the training. {'; '.join(machines)}."
     )
 
 

@@ -5,9 +5,10 @@ python benchmarks/tuning.py GRAPH... [--set key=value] [--trials 60] [--keep-bes
 For every graph, at the same rank and epochs and for the source alone: what the rules say, what
 the search on valid finds, and the best of the trials, which draw regularizer weight, relation
 prediction weight and learning rate at random. After a fifth of the epochs the better third of the
-trials goes on, after half of them the better third of these. Valid chooses, test is read once for
-each of the three. Results go to benchmarks/results/tuning.json, by graph; with `--keep-best` the
-best of the trials is the one that stands there.
+trials goes on, after half of them the better third of these. With all three a source is trained as
+a run does it, which keeps the best of its validations. Results go to
+benchmarks/results/tuning.json, by graph; with `--keep-best` the settings of the best trial are
+those that stand there.
 """
 
 import argparse
@@ -38,7 +39,6 @@ RUNGS = (0.2, 0.5, 1.0)
 class Trial:
     """A learner that goes on where it stopped."""
 
-    settings: dict[str, float]
     learner: Learner
     epochs: int = 0
     seconds: float = 0.0
@@ -85,13 +85,18 @@ def measured(
         chosen = settled(graph, rules, Path(folder) / "tuning.jsonl")
     seconds = time.perf_counter() - start
     fixed = rules.override({"tune.settings": []})
-    ruled, searched = (run_of(graph, config, {}) for config in (fixed, chosen))
     if before and (before["rank"], before["epochs"]) != (fixed.model.rank, fixed.train.epochs):
         raise SystemExit(f"{graph.name}: the best that is there has another rank or other epochs")
-    if before:
-        best, trials = before["best"], before["trials"]
-    else:
-        best = outcome(graph, best_of(graph, fixed, trials))
+    trials = before["trials"] if before else trials
+    best = before["best"]["settings"] if before else best_of(graph, fixed, trials)
+    found = {
+        name: trained(graph, config)
+        for name, config in (
+            ("rules", fixed),
+            ("search", chosen),
+            ("best", fixed.override(best)),
+        )
+    }
     return {
         "entities": graph.num_entities,
         "relations": graph.num_relations,
@@ -99,28 +104,28 @@ def measured(
         "rank": fixed.model.rank,
         "epochs": fixed.train.epochs,
         "search_seconds": seconds,
-        "training_seconds": searched.seconds,
-        "rules": outcome(graph, ruled),
-        "search": outcome(graph, searched),
-        "best": best,
+        "training_seconds": found["search"]["seconds"],
+        **found,
         "trials": trials,
         **measured_on(),
     }
 
 
-def outcome(graph: Graph, trial: Trial) -> dict[str, Any]:
-    flat = trial.learner.config.flat()
+def trained(graph: Graph, config: Config) -> dict[str, Any]:
+    """A training as a run makes it: the model is the best of its validations."""
+    trial, last, every = Trial(Learner(graph, config)), config.train.epochs, config.eval.every
+    best: dict[str, Any] = {"valid": -1.0}
+    for epochs in [*range(every, last, every), last]:
+        valid = trial.train(epochs).mrr(graph, "valid")
+        if valid > best["valid"]:
+            best = {"valid": valid, "test": trial.mrr(graph, "test"), "epoch": epochs}
     keys = ("regularizer.weight", "relation_prediction.weight", "train.lr")
-    metrics = {split: trial.mrr(graph, split) for split in ("valid", "test")}
-    return {"settings": {key: flat[key] for key in keys}, **metrics}
+    settings = {key: config.flat()[key] for key in keys}
+    return {"settings": settings, **best, "seconds": trial.seconds}
 
 
-def run_of(graph: Graph, config: Config, settings: dict[str, float]) -> Trial:
-    return Trial(settings, Learner(graph, config.override(settings))).train(config.train.epochs)
-
-
-def best_of(graph: Graph, config: Config, count: int) -> Trial:
-    """The best on valid of trials drawn at random."""
+def best_of(graph: Graph, config: Config, count: int) -> dict[str, float]:
+    """The settings that are best on valid, of trials drawn at random."""
     random = np.random.default_rng(0)
 
     def draw(low: float, high: float) -> float:
@@ -134,12 +139,12 @@ def best_of(graph: Graph, config: Config, count: int) -> Trial:
             "relation_prediction.weight": 0.0 if relation < 0.05 else relation,
             "train.lr": draw(0.03, 0.3),
         }
-        trials.append(Trial(settings, Learner(graph, config.override(settings))))
+        trials.append((settings, Trial(Learner(graph, config.override(settings)))))
     for share in RUNGS:
         epochs = max(round(share * config.train.epochs), 1)
-        trials.sort(key=lambda trial: -trial.train(epochs).mrr(graph, "valid"))
+        trials.sort(key=lambda drawn: -drawn[1].train(epochs).mrr(graph, "valid"))
         trials = trials[: math.ceil(len(trials) / 3)]
-    return trials[0]
+    return trials[0][0]
 
 
 if __name__ == "__main__":
