@@ -1,16 +1,24 @@
 """SIGKILL between write, flush and rename: what was there before, or what was to be, is whole.
 
 Each act runs in a fork that kills itself at one of the calls that make a file durable.
+
+OMP_NUM_THREADS=1 python tests/attacks/kill_attacks.py KILLS    # of each act; forks have no threads
 """
 
+import contextlib
+import json
 import os
 import shutil
 import signal
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import metasd.files
 from file_attacks import SETTINGS, Originals
@@ -170,3 +178,23 @@ def points(act: Act, folder: Path) -> int:
     found = forked(lambda: act.act(folder), sys.maxsize)
     assert found is not None
     return found
+
+
+def trial(folder: Path, kills: int) -> dict[str, Any]:
+    """Kills every act so often, from its first point to its last."""
+    counts: Counter[str] = Counter()
+    fallen = []
+    for act in acts(Originals(folder)):
+        last = points(act, folder / "work")
+        for at in np.linspace(1, last, kills).astype(int).tolist():
+            try:
+                counts[act.name] += kill(act, folder / "work", at)
+            except Exception as error:
+                fallen.append(f"{act.name}, point {at} of {last}: {error}")
+    return {"kills": sum(counts.values()), "by_act": dict(counts), "fallen": fallen}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made, contextlib.redirect_stdout(sys.stderr):
+        found_all = trial(Path(made), int(sys.argv[1]))
+    print(json.dumps(found_all))

@@ -73,21 +73,13 @@ def signals(folder: Path, size: float, count: int = 200) -> dict[str, Any]:
 
 
 def kills(folder: Path, size: float) -> dict[str, Any]:
-    import kill_attacks
-
-    counts: Counter[str] = Counter()
-    fallen = []
-    with quiet():
-        originals = Originals(folder)
-        for act in kill_attacks.acts(originals):
-            points = kill_attacks.points(act, folder / "work")
-            count = max(1, int(12 * size))
-            for at in np.linspace(1, points, count).astype(int).tolist():
-                try:
-                    counts[act.name] += kill_attacks.kill(act, folder / "work", at)
-                except Exception as error:
-                    fallen.append(f"{act.name}, point {at} of {points}: {error}")
-    return {"kills": sum(counts.values()), "by_act": dict(counts), "fallen": fallen}
+    program = [sys.executable, str(HERE / "kill_attacks.py"), str(max(1, int(12 * size)))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": ""}
+    output = subprocess.run(
+        program, stdout=subprocess.PIPE, check=True, text=True, env=environment
+    ).stdout
+    found: dict[str, Any] = json.loads(output)
+    return found
 
 
 def fuzz(folder: Path, size: float) -> dict[str, Any]:
