@@ -39,7 +39,7 @@ if sys.argv[1:2] != ["serve"]:
 server = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
 listens = server.stdout.readline().startswith("http://")
 server.terminate()
-sys.exit(not listens or server.wait() not in (0, -signal.SIGTERM))
+sys.exit(not listens or server.wait() != 128 + signal.SIGTERM)
 """
 """`metasd` of the Python that runs the tests, wherever it is installed."""
 
