@@ -305,6 +305,7 @@ def settings(precision: str) -> Any:
     """
     return SimpleNamespace(
         train=SimpleNamespace(
+            gradient_sampling="off",
             objective="metasd",
             lr=0.1,
             source_step=True,
