@@ -31,6 +31,7 @@
 #ifdef METASD_AMX
 
 #define METASD_INLINE static inline __attribute__((always_inline))
+#define METASD_INLINE_MEMBER inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
 #define METASD_LEVEL 513
 #pragma GCC diagnostic push
@@ -116,7 +117,7 @@ METASD_INLINE f32 element(const float* table, const uint32_t* mask, int64_t rows
   if (row >= rows || j >= cols) return f32{};
   const float* from = table + row * cols + j;
   f32 v = cols - j >= kLanes ? load(from, All{}) : load(from, First{static_cast<int>(cols - j)});
-  if (mask) v = mask_lanes(mask[row * ((cols + 31) / 32) + j / 32], j / kLanes % 2) ? v : f32{};
+  if (mask) v = chosen(mask_at(mask + row * ((cols + 31) / 32), j), v, f32{});
   return v;
 }
 
@@ -516,7 +517,7 @@ class Engine {
       const uint32_t* mask = right.grad_mask ? right.grad_mask + (start + n) * words : nullptr;
       vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
         f32 v = load(from + j / kTile * 256, All{});
-        if (mask) v = mask_lanes(mask[j / 32], j / kLanes % 2) ? v : f32{};
+        if (mask) v = chosen(mask_at(mask, j), v, f32{});
         if (right.add) v += load(to + j, lanes);
         store(to + j, v, lanes);
       });

@@ -497,7 +497,7 @@ struct Codes {
         if (there == 64)
           packed.bits[v] = read<u32>(source);
         else if (there > 0)
-          std::memcpy(&packed.bits[v], source, there);
+          std::memcpy(static_cast<void*>(&packed.bits[v]), source, there);
       }
       for (int p = 0; p < kPlanes; ++p) {
         write(to + p * plane + i, packed.plane(p));

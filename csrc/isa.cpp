@@ -19,13 +19,12 @@
 
 #define METASD_LEVEL 0
 #define METASD_INLINE static inline __attribute__((always_inline))
+#define METASD_INLINE_MEMBER inline __attribute__((always_inline))
 #define METASD_LAMBDA __attribute__((always_inline))
-#define METASD_PASSES(name) \
-  {name, false, cross_entropy, distillation, meta, strip_cross_entropy,   \
-   strip_distillation, strip_meta, rank, topk, cast_rows, accumulate, \
-   accumulate_transposed, complex_product, dura, quantize_rows, scatter_add, scan_magnitudes, write_mask, \
-   count_magnitudes}
-
+#define METASD_PASSES(name)                                                                       \
+  {name, false, cross_entropy, distillation, meta, strip_cross_entropy, strip_distillation,       \
+   strip_meta, rank, topk, cast_rows, accumulate, accumulate_transposed, complex_product, dura,   \
+   quantize_rows, scatter_add, scan_magnitudes, write_mask, count_magnitudes}
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define METASD_X86 1
@@ -42,9 +41,9 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "tables.inl"
 #include "losses.inl"
 #include "strips.inl"
-#include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512bf16");
 }  // namespace metasd::avx512bf16
@@ -61,9 +60,9 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "tables.inl"
 #include "losses.inl"
 #include "strips.inl"
-#include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx512");
 }  // namespace metasd::avx512
@@ -82,9 +81,9 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "tables.inl"
 #include "losses.inl"
 #include "strips.inl"
-#include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("avx2");
 }  // namespace metasd::avx2
@@ -100,9 +99,9 @@ namespace {
 #include "magnitudes.inl"
 #include "ranking.inl"
 #include "loss_passes.inl"
+#include "tables.inl"
 #include "losses.inl"
 #include "strips.inl"
-#include "tables.inl"
 }  // namespace
 const Passes kPasses = METASD_PASSES("portable");
 }  // namespace metasd::portable

@@ -10,14 +10,13 @@ using i32 = int32_t __attribute__((vector_size(64)));
 using u32 = uint32_t __attribute__((vector_size(64)));
 using u16 = uint16_t __attribute__((vector_size(32)));
 #else
-#define METASD_MEMBER inline __attribute__((always_inline))
-#define METASD_EACH(operation)                                              \
-  friend METASD_MEMBER Vector operator operation(Vector a, Vector b) {      \
+#define METASD_EACH(operation)                                                  \
+  friend METASD_INLINE_MEMBER Vector operator operation(Vector a, Vector b) {   \
     for (int k = 0; k < kParts; ++k) a.part[k] = a.part[k] operation b.part[k]; \
-    return a;                                                               \
+    return a;                                                                   \
   }
 #define METASD_COMPARE(operation)                                                      \
-  friend METASD_MEMBER Vector<int32_t> operator operation(Vector a, Vector b) {        \
+  friend METASD_INLINE_MEMBER Vector<int32_t> operator operation(Vector a, Vector b) { \
     Vector<int32_t> found;                                                             \
     for (int k = 0; k < kParts; ++k)                                                   \
       found.part[k] = (typename Vector<int32_t>::Part)(a.part[k] operation b.part[k]); \
@@ -34,24 +33,24 @@ struct Vector {
 
   Vector() = default;
   // Register by register: the compiler's own copies are of 16 bytes, which longer loads wait for.
-  METASD_MEMBER Vector(const Vector& other) { *this = other; }
-  METASD_MEMBER Vector& operator=(const Vector& other) {
+  METASD_INLINE_MEMBER Vector(const Vector& other) { *this = other; }
+  METASD_INLINE_MEMBER Vector& operator=(const Vector& other) {
     for (int k = 0; k < kParts; ++k) part[k] = other.part[k];
     return *this;
   }
-  METASD_MEMBER Vector(T x) {
+  METASD_INLINE_MEMBER Vector(T x) {
     for (Part& p : part) p = x - Part{};
   }
   template <class U>
-  METASD_MEMBER explicit Vector(const Vector<U>& bits) {
+  METASD_INLINE_MEMBER explicit Vector(const Vector<U>& bits) {
     static_assert(sizeof bits.part == sizeof part);
     for (int k = 0; k < kParts; ++k) part[k] = (Part)bits.part[k];
   }
-  METASD_MEMBER T operator[](int i) const {
+  METASD_INLINE_MEMBER T operator[](int i) const {
     constexpr int lanes = kPartBytes / sizeof(T);
     return part[i / lanes][i % lanes];
   }
-  METASD_MEMBER T& operator[](int i) { return reinterpret_cast<T*>(part)[i]; }
+  METASD_INLINE_MEMBER T& operator[](int i) { return reinterpret_cast<T*>(part)[i]; }
 
   METASD_EACH(+)
   METASD_EACH(-)
@@ -68,12 +67,11 @@ struct Vector {
   METASD_COMPARE(>=)
   METASD_COMPARE(==)
   METASD_COMPARE(!=)
-  METASD_MEMBER Vector operator-() const { return Vector{} - *this; }
-  METASD_MEMBER Vector operator~() const { return *this ^ Vector(static_cast<T>(-1)); }
-  METASD_MEMBER Vector& operator+=(Vector b) { return *this = *this + b; }
-  METASD_MEMBER Vector& operator-=(Vector b) { return *this = *this - b; }
-  METASD_MEMBER Vector& operator*=(Vector b) { return *this = *this * b; }
-  METASD_MEMBER Vector& operator^=(Vector b) { return *this = *this ^ b; }
+  METASD_INLINE_MEMBER Vector operator-() const { return Vector{} - *this; }
+  METASD_INLINE_MEMBER Vector& operator+=(Vector b) { return *this = *this + b; }
+  METASD_INLINE_MEMBER Vector& operator-=(Vector b) { return *this = *this - b; }
+  METASD_INLINE_MEMBER Vector& operator*=(Vector b) { return *this = *this * b; }
+  METASD_INLINE_MEMBER Vector& operator^=(Vector b) { return *this = *this ^ b; }
 };
 using f32 = Vector<float>;
 using i32 = Vector<int32_t>;
@@ -183,13 +181,13 @@ METASD_INLINE u16 narrow(f32 v) {
 METASD_INLINE f32 load(const float* p, All) { return read<f32>(p); }
 METASD_INLINE f32 load(const float* p, First lanes) {
   f32 v{};
-  __builtin_memcpy(&v, p, sizeof(float) * lanes.count);
+  __builtin_memcpy(static_cast<void*>(&v), p, sizeof(float) * lanes.count);
   return v;
 }
 METASD_INLINE f32 load(const bf16* p, All) { return widen(read<u16>(p)); }
 METASD_INLINE f32 load(const bf16* p, First lanes) {
   u16 v{};
-  __builtin_memcpy(&v, p, sizeof(bf16) * lanes.count);
+  __builtin_memcpy(static_cast<void*>(&v), p, sizeof(bf16) * lanes.count);
   return widen(v);
 }
 METASD_INLINE void store(float* p, f32 v, All) { write(p, v); }
@@ -339,4 +337,9 @@ METASD_INLINE void vectors(int64_t begin, int64_t end, Body body) {
 METASD_INLINE i32 mask_lanes(uint32_t word, int half) {
   u32 bit = ((u32{} + (word >> (kLanes * half))) >> (u32)lane_ids()) & 1u;
   return -(i32)bit;
+}
+
+// The 16 mask bits of columns j .. j + 15 of a row, as a lane condition.
+METASD_INLINE i32 mask_at(const uint32_t* words, int64_t j) {
+  return mask_lanes(words[j / 32], static_cast<int>(j / kLanes % 2));
 }

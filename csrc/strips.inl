@@ -308,7 +308,7 @@ class Strips {
     }
   }
 
-  // What a query has beside its numbers; past the last one nothing is kept.
+  // What a query has beside its numbers, and an entity; past the last query nothing is kept.
   void arrange_places() {
     weights_ = uninitialized<float>(panels_ * kLanes);
     targets_ = uninitialized<int32_t>(panels_ * kLanes);
@@ -318,6 +318,11 @@ class Strips {
       const bool has_target =
           there && Loss::kHasTargets && 0 <= args_.targets[q] && args_.targets[q] < args_.entities;
       targets_[q] = has_target ? static_cast<int32_t>(args_.targets[q]) : -1;
+    }
+    entity_keys_ = uninitialized<uint32_t>(args_.entities);
+    for (int64_t n = 0; n < args_.entities; ++n) {
+      const uint64_t number = static_cast<uint64_t>(args_.sampling.first_entity + n);
+      entity_keys_[n] = mixed_key(args_.sampling.key + (number << 1));
     }
   }
 
@@ -401,17 +406,13 @@ class Strips {
       notes[s] = &notes_[s][at.number];
       notes[s]->starts.reserve(blocks_ + 1);
     }
-    const auto entity_keys = uninitialized<uint32_t>(block_);
     for (int64_t b = 0; b < blocks_; ++b) {
       const int64_t start = b * block_, rows = rows_of(b);
       if (!resident_) multiply_block(at, start, rows);
-      for (int64_t n = 0; n < rows; ++n)
-        entity_keys[n] = mixed_key(args_.sampling.key +
-                                   (static_cast<uint64_t>(args_.sampling.first_entity + start + n) << 1));
       for (int s = 0; s < Loss::kScores; ++s)
         if (learns(s)) notes[s]->starts.push_back(static_cast<int64_t>(notes[s]->entries.size()));
       for (int64_t p = 0; p < at.panels; ++p)
-        sample(at, p, start, rows, factors[p], limits[p], keys[p], entity_keys.get(), notes);
+        sample(at, p, start, rows, factors[p], limits[p], keys[p], notes);
     }
     for (int s = 0; s < Loss::kScores; ++s)
       if (learns(s)) notes[s]->starts.push_back(static_cast<int64_t>(notes[s]->entries.size()));
@@ -438,7 +439,7 @@ class Strips {
 
   // Keeps entries of a block of entities and 16 queries.
   void sample(const Group& at, int64_t p, int64_t start, int64_t rows, const f32* factors, f32 limit,
-              const u32* keys, const uint32_t* entity_keys, Notes* const* notes) {
+              const u32* keys, Notes* const* notes) {
     const int64_t first_query = (at.first + p) * kLanes;
     const f32 weight = load(weights_.get() + first_query, All{});
     const float* z[Loss::kScores];
@@ -453,7 +454,7 @@ class Strips {
         if (!learns(s)) continue;
         if constexpr (Loss::kHasTargets) g[s] = chosen(target == static_cast<int32_t>(n), g[s] - weight, g[s]);
         const f32 magnitude = chosen(g[s] < 0.0f, -g[s], g[s]);
-        const i32 kept = magnitude > chance(keys[s], entity_keys[n]) * limit;
+        const i32 kept = magnitude > chance(keys[s], entity_keys_[start + n]) * limit;
         uint32_t lanes = bits_of(kept);
         if (!lanes) continue;
         const f32 least = larger(magnitude, limit), value = chosen(g[s] < 0.0f, -least, least);
@@ -469,18 +470,15 @@ class Strips {
   }
 
   // dq[query] += value * (mask * table)[entity]
-  METASD_INLINE void add_row(const Strips& e, int s, const Entry& entry) {
-    float* to = e.args_.lefts[s].grad + entry.query * e.args_.width;
-    const Right& right = e.args_.rights[s];
-    if (right.mask) {
-      const PackedRows& packed = e.packed_[s];
-      for (int64_t i = packed.starts[entry.entity]; i < packed.starts[entry.entity + 1]; ++i)
-        to[packed.columns[i]] += entry.value * packed.weights[i];
-    } else {
-      add_scaled(to, right.table + entry.entity * e.args_.width, entry.value, e.args_.width);
-    }
+  METASD_INLINE_MEMBER void add_row(int s, const Entry& entry) const {
+    float* to = args_.lefts[s].grad + entry.query * args_.width;
+    const Right& right = args_.rights[s];
+    if (!right.mask)
+      return add_scaled(to, right.table + entry.entity * args_.width, entry.value, args_.width);
+    const PackedRows& packed = packed_[s];
+    for (int64_t i = packed.starts[entry.entity]; i < packed.starts[entry.entity + 1]; ++i)
+      to[packed.columns[i]] += entry.value * packed.weights[i];
   }
-  void add_row(int s, const Entry& entry) const { add_row(*this, s, entry); }
 
   METASD_INLINE void add_scaled(float* to, const float* from, float factor, int64_t width) {
     vectors(0, width, [&](int64_t j, auto lanes) METASD_LAMBDA {
@@ -501,16 +499,9 @@ class Strips {
           add_scaled(sums + (entry.entity - start) * width, args_.lefts[s].rows + entry.query * width,
                      entry.value, width);
         }
-      for (int64_t n = 0; n < rows; ++n) {
-        float* to = right.grad + (start + n) * width;
-        const float* from = sums + n * width;
-        const uint32_t* mask = right.grad_mask ? right.grad_mask + (start + n) * words : nullptr;
-        vectors(0, width, [&](int64_t j, auto lanes) METASD_LAMBDA {
-          f32 v = load(from + j, lanes);
-          if (mask) v = chosen(mask_lanes(mask[j / 32], j / kLanes % 2), v, f32{});
-          if (right.add) v += load(to + j, lanes);
-          store(to + j, v, lanes);
-        });
+      for (int64_t n = start; n < start + rows; ++n) {
+        const uint32_t* mask = right.grad_mask ? right.grad_mask + n * words : nullptr;
+        accumulate_row(right.grad + n * width, sums + (n - start) * width, mask, width, right.add);
       }
     }
   }
@@ -522,6 +513,7 @@ class Strips {
   std::unique_ptr<float[]> panels_of_[3], weights_;
   std::unique_ptr<typename N::Type[]> half_panels_of_[3], rounded_[3];
   std::unique_ptr<int32_t[]> targets_;
+  std::unique_ptr<uint32_t[]> entity_keys_;
   PackedRows packed_[3];
   std::vector<Notes> notes_[Loss::kScores];
 };

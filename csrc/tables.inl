@@ -1,10 +1,5 @@
 // Passes over embedding tables: cast and mask, gather, scatter-add. Included once per instruction set.
 
-// The 16 mask bits of columns j .. j + 15 of a row, as a lane condition.
-METASD_INLINE i32 mask_at(const uint32_t* words, int64_t j) {
-  return mask_lanes(words[j / 32], static_cast<int>(j / kLanes % 2));
-}
-
 template <class Out, class In>
 METASD_INLINE void copy_row(Out* to, const In* from, const uint32_t* words, int64_t cols) {
   vectors(0, cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
