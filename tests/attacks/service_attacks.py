@@ -70,6 +70,21 @@ class Target:
 
         await asyncio.gather(*(one() for _ in range(count)))
 
+    async def read_nothing(self, clients: int, request: bytes) -> None:
+        """Clients that ask and never take an answer; they come back when they are refused."""
+
+        async def one() -> None:
+            while not self.over:
+                with suppress(OSError):
+                    _, writer = await self.connect()
+                    writer.transport.pause_reading()  # type: ignore[attr-defined]
+                    writer.write(request)
+                    while not (self.over or writer.is_closing()):
+                        await asyncio.sleep(0.5)
+                    writer.close()
+
+        await asyncio.gather(*(one() for _ in range(clients)))
+
     async def repeat(self, count: int, request: bytes, answers: int = 1) -> None:
         """`count` connections that send a request and read its answers, again and again."""
 
@@ -154,18 +169,7 @@ async def slow_bodies(target: Target) -> None:
 async def unread_answers(target: Target) -> None:
     """200 connections that ask for all of Swagger UI 20 times and read nothing."""
     request = b"GET /docs/static/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
-
-    async def one() -> None:
-        while not target.over:
-            with suppress(OSError):
-                _, writer = await target.connect()
-                writer.transport.pause_reading()  # type: ignore[attr-defined]
-                writer.write(request)
-                while not (target.over or writer.is_closing()):
-                    await asyncio.sleep(0.5)
-                writer.close()
-
-    await asyncio.gather(*(one() for _ in range(target.number(200))))
+    await target.read_nothing(target.number(200), request)
 
 
 async def _batch(target: Target) -> bytes:
@@ -195,19 +199,7 @@ async def overload(target: Target) -> None:
 
 async def unread_batches(target: Target) -> None:
     """100 clients that ask for such batches and read nothing."""
-    request = await _batch(target)
-
-    async def one() -> None:
-        while not target.over:
-            with suppress(OSError):
-                _, writer = await target.connect()
-                writer.transport.pause_reading()  # type: ignore[attr-defined]
-                writer.write(request)
-                while not (target.over or writer.is_closing()):
-                    await asyncio.sleep(0.5)
-                writer.close()
-
-    await asyncio.gather(*(one() for _ in range(target.number(100))))
+    await target.read_nothing(target.number(100), await _batch(target))
 
 
 async def pipelining(target: Target) -> None:

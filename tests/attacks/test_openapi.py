@@ -1,5 +1,6 @@
 """schemathesis: requests drawn from the OpenAPI document, and answers that must be as it says."""
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from service_model import served, small_model
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-checks = pytest.importorskip("schemathesis.specs.openapi.checks")
+checks = importlib.import_module("schemathesis.specs.openapi.checks")
 
 EXAMPLES = 30  # per operation, of which there are seven
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from training_cases import SEPARATE
 
-from metasd import compress, kernels
 from metasd.config import Config
 from metasd.data.batches import Triples, entity_weights, split_quiz
 from metasd.data.graph import Graph
@@ -19,7 +19,7 @@ from metasd.errors import Diverged, InputError
 from metasd.evaluation import evaluate
 from metasd.training.run import Run, RunFolder
 from metasd.training.step import Step
-from metasd.training.trainer import Interrupted, Trainer, resume, train
+from metasd.training.trainer import Interrupted, resume, train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -84,14 +84,6 @@ def test_the_run_folder_says_everything(small_graph: Graph, quick: Config, tmp_p
     assert loaded.metrics == run.metrics
 
 
-def test_the_compact_model_keeps_a_tenth(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
-    model = train(small_graph, quick, tmp_path / "run").model
-    total = model.entities.numel() + model.relations.numel()
-    assert model.density() == (total - math.ceil(0.9 * total)) / total
-    kept = int((model.compact.entities != 0).sum() + (model.compact.relations != 0).sum())
-    assert kept <= round(model.density() * total)
-
-
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     small_graph: Graph, quick: Config, tmp_path: Path
 ) -> None:
@@ -102,15 +94,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
 
 
 RAMP = {"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2}
-SEPARATE = {
-    "train.epochs": 3,
-    "train.decay": 1.0,
-    "compact.warmup_epochs": 1,
-    "compact.weights": "separate",
-    "compact.weight_format": "int2",
-    "prune.fraction": 0.5,
-    "prune.granularity": "column",
-}
 
 
 SAMPLED = {"train.epochs": 3, "train.gradient_sampling": 0.05}
@@ -158,44 +141,6 @@ def test_resuming_after_any_step_ends_in_the_same_weights(
         }
 
 
-@pytest.mark.parametrize("values", ["fp32", "int2"])
-def test_separate_weights_are_what_is_compressed(
-    small_graph: Graph, quick: Config, tmp_path: Path, values: str
-) -> None:
-    run = train(
-        small_graph, quick.override({**SEPARATE, "compact.weight_format": values}), tmp_path / "run"
-    )
-    assert run.model.separate
-    decoded, _ = compress(run).dense()
-    wanted = run.model.compact.entities
-    assert float(abs(torch.from_numpy(decoded) - wanted).max()) < 1e-3 * float(wanted.abs().max())
-    with pytest.raises(InputError, match=r"train\.epochs cannot change within this run"):
-        resume(tmp_path / "run", ["train.epochs=5"])
-
-
-def test_a_compact_model_may_take_over_the_source_of_a_finished_run(
-    small_graph: Graph, quick: Config, tmp_path: Path
-) -> None:
-    dense = quick.override({"train.objective": "dense", "train.epochs": 1, "train.seed": 3})
-    dense = dense.override({"train.decay": 1.0})
-    train(small_graph, dense, tmp_path / "source")
-    whole = train(small_graph, quick.override({**SEPARATE, "train.seed": 3}), tmp_path / "whole")
-    settings = {**SEPARATE, "compact.warmup_epochs": 0, "compact.source": str(tmp_path / "source")}
-    config = quick.override({**settings, "train.seed": 3})
-    run = train(small_graph, config, tmp_path / "compact")
-    # Neither its batches nor its quiz are those of the whole run's epochs: the source is the same.
-    assert torch.allclose(run.model.entities, whole.model.entities, atol=1e-3)
-    assert run.model.separate
-    for setting, message in (
-        ("model.rank=9", "is complex of rank 8; this run is complex of rank 9"),
-        (f"compact.source={tmp_path / 'no'}", "not a run folder"),
-        ("compact.weights=shared", r"compact\.source needs compact\.weights = separate"),
-    ):
-        with pytest.raises(InputError, match=message):
-            train(small_graph, config.override([setting]), tmp_path / "wrong")
-        assert not (tmp_path / "wrong").exists()
-
-
 def test_the_rate_falls_to_zero_in_the_last_share_of_the_steps(
     small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,93 +184,6 @@ def test_a_finished_run_can_be_given_more_epochs(
 def test_max_steps_stops_within_an_epoch(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
     run = train(small_graph, quick.override(["train.max_steps=2"]), tmp_path / "run")
     assert [record["steps"] for record in run.history] == [2]
-
-
-def test_patience_stops_at_the_pruned_models_best(
-    small_graph: Graph, quick: Config, tmp_path: Path
-) -> None:
-    config = quick.override({"train.epochs": 60, "eval.patience": 2, "train.lr": 0.5})
-    run = train(small_graph, config, tmp_path / "run")
-    scores = [record["valid/compact"]["mrr"] for record in run.history]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    assert len(scores) == best + 3 < 60
-    assert run.metrics["protocol"]["best_epoch"] == best + 1
-    assert run.metrics["valid"]["compact"]["mrr"] == pytest.approx(scores[best])
-
-
-def test_the_cubic_ramp_ends_at_the_fraction(
-    small_graph: Graph, quick: Config, tmp_path: Path
-) -> None:
-    config = quick.override(
-        {"train.epochs": 5, "prune.schedule": "cubic", "prune.ramp_epochs": 3, "eval.patience": 1}
-    )
-    run = train(small_graph, config, tmp_path / "run")
-    fractions = [record["prune_fraction"] for record in run.history]
-    assert fractions[:4] == pytest.approx([0.9 * (1 - (1 - e / 3) ** 3) for e in range(4)])
-    assert run.metrics["protocol"]["best_epoch"] > 3
-    assert run.metrics["protocol"]["density"] == pytest.approx(0.1, abs=1e-3)
-
-
-def test_the_source_warms_up_alone(small_graph: Graph, quick: Config, tmp_path: Path) -> None:
-    config = quick.override({"train.epochs": 4, "compact.warmup_epochs": 2, "eval.every": 1})
-    run = train(small_graph, config, tmp_path / "run")
-    for record in run.history[:2]:
-        assert "loss/mutual_compact" not in record
-        assert "valid/compact" not in record
-        assert record["prune_fraction"] == 0
-    for record in run.history[2:]:
-        assert {"loss/quiz", "valid/compact"} <= record.keys()
-    assert run.metrics["protocol"]["best_epoch"] > 2
-    dense = quick.override({"train.objective": "dense", "train.epochs": 2})
-    alone = train(small_graph, dense, tmp_path / "alone")
-    assert run.history[1]["loss/source"] == alone.history[1]["loss/source"]
-
-
-def test_the_compact_model_starts_from_the_best_source(
-    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quick = quick.override({"train.objective": "dense", "train.decay": 0.0, "eval.every": 1})
-    first, last = (
-        train(small_graph, quick.override({"train.epochs": epochs}), tmp_path / f"{epochs}")
-        for epochs in (1, 3)
-    )
-
-    def falling(self: Trainer, *_: object) -> dict[str, float]:
-        return dict.fromkeys(("mrr", "mr", "hits@1", "hits@3", "hits@10"), 1 / self.state.epoch)
-
-    monkeypatch.setattr(Trainer, "_evaluate", falling)
-    settings = {**SEPARATE, "train.epochs": 4, "train.decay": 0.0, "compact.warmup_epochs": 3}
-    config = quick.override({**settings, "train.objective": "compact"})
-    model = train(small_graph, config, tmp_path / "compact").model
-    assert torch.equal(model.entities, first.model.entities)
-    assert torch.equal(model.relations, first.model.relations)
-    assert not torch.equal(model.entities, last.model.entities)
-
-
-def test_a_run_that_ends_while_warming_up_has_a_source_alone_until_it_is_continued(
-    small_graph: Graph, quick: Config, tmp_path: Path
-) -> None:
-    config = quick.override({"train.epochs": 4, "compact.warmup_epochs": 2, "train.max_steps": 1})
-    run = train(small_graph, config, tmp_path / "run")
-    assert run.model.masks is None
-    assert set(run.metrics["valid"]) == {"source"}
-    longer = resume(tmp_path / "run", ["train.max_steps=null"])
-    assert longer.model.masks is not None
-    assert longer.metrics["protocol"]["best_epoch"] > 2
-    with pytest.raises(InputError, match=r"leaves the compact model none of train\.epochs = 2"):
-        config.override({"train.epochs": 2})
-
-
-@pytest.mark.parametrize("granularity", ["row", "column"])
-def test_granularity(small_graph: Graph, quick: Config, tmp_path: Path, granularity: str) -> None:
-    config = quick.override({"prune.granularity": granularity, "model.rank": 20})
-    model = train(small_graph, config, tmp_path / "run").model
-    assert model.masks is not None
-    kept = kernels.unpack_mask(model.masks[0], 40)
-    assert kept.sum(1).tolist() == [4] * len(kept)
-    if granularity == "column":
-        assert (kept == kept[0]).all()
-        assert torch.equal(kept[0, :20], kept[0, 20:])
 
 
 def test_the_quiz_is_a_seeded_share_of_train(small_graph: Graph, quick: Config) -> None:
@@ -402,23 +260,6 @@ def test_graphs_and_settings_may_be_given_by_name(quick: Config, tmp_path: Path)
     assert evaluate(run.model.compact, "families:120") == run.metrics["test"]["compact"]
     with pytest.raises(InputError, match="trained on another graph"):
         resume(run.path, graph="families:121")
-
-
-@pytest.mark.parametrize(
-    ("granularity", "fraction", "of"),
-    [
-        ("weight", 0.99999, "2880 weights"),
-        ("row", 0.95, "16 weights per row"),
-        ("column", 0.9, "8"),
-    ],
-)
-def test_a_mask_that_keeps_nothing_is_refused(
-    small_graph: Graph, quick: Config, tmp_path: Path, granularity: str, fraction: float, of: str
-) -> None:
-    config = quick.override({"prune.granularity": granularity, "prune.fraction": fraction})
-    with pytest.raises(InputError, match=rf"prune\.fraction = {fraction} .* keeps none of {of}"):
-        train(small_graph, config, tmp_path / "run")
-    train(small_graph, config.override(["train.objective=dense"]), tmp_path / "run")
 
 
 def test_a_signal_during_the_last_evaluation(
