@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from metasd.errors import InputError, error_context, nearest
 from metasd.files import read_yaml, write_text
 from metasd.models.base import Scoring
-from metasd.settings import dotted, explain, flatten, merge, minutes, nested, parse
+from metasd.settings import dotted, explain, flatten, merge, minutes, nested, parse, size_limit
 
 
 class _Section(BaseModel):
@@ -88,6 +88,11 @@ class PruneConfig(_Section):
 
 
 class CompactConfig(_Section):
+    size: str | None = Field(
+        None,
+        description="the most that the compact model's tables may take: a share of the source's "
+        "fp32 bytes such as 1/20, or a size such as 3MB; weight formats and columns follow from it",
+    )
     weights: Literal["shared", "separate"] = Field(
         "separate",
         description="shared: the source's tables under a mask; separate: a copy of them, trained "
@@ -96,6 +101,9 @@ class CompactConfig(_Section):
     weight_format: Literal["fp32", "int8", "int4", "int3", "int2", "ternary"] = Field(
         "int3", description="levels that the weights are rounded to, in training and when stored"
     )
+    relation_format: Literal["int8", "int4", "int3", "int2"] = Field(
+        "int8", description="levels of relations, where weight_format rounds at all"
+    )
     warmup_epochs: float = Field(
         0.75,
         ge=0,
@@ -103,9 +111,25 @@ class CompactConfig(_Section):
         "of all epochs",
     )
     lr: float = Field(0.1, gt=0, description="Adagrad's rate of separate weights")
+    optimizer_state: Literal["fresh", "source"] = Field(
+        "fresh", description="what separate weights' Adagrad starts with: nothing, or the source's"
+    )
     source: str | None = Field(
         None, description="separate: a run whose source is taken over, in place of warmup_epochs"
     )
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _share(cls, size: object) -> object:
+        if size is None or isinstance(size, bool):
+            return size
+        size_limit(str(size))
+        return str(size)
+
+    @property
+    def size_limit(self) -> tuple[float, int | None]:
+        """`size` as a share and as bytes: see `settings.size_limit`."""
+        return size_limit(str(self.size))
 
     @field_validator("warmup_epochs", mode="before")
     @classmethod
@@ -126,9 +150,15 @@ class DistillConfig(_Section):
     temperature: float = Field(3.0, ge=1e-3, le=1e3, description="tau of both softmaxes")
     forward_weight: float = Field(3.0, ge=0, description="of KL(source || compact) in step 1")
     backward_weight: float = Field(1.0, ge=0, description="of KL(compact || source) in step 1")
+    teachers: Annotated[int, Field(ge=1)] | list[str] = Field(
+        1,
+        description="sources that teach separate weights in turn, which the divergence from source "
+        "to compact model takes as their mean: the run's own, and others of as many seeds, which "
+        "the run trains first; or, in place of a number, the runs that they are of",
+    )
     meta_lr: float = Field(1e-4, gt=0, description="Adagrad's rate along the meta gradient")
     inner_lr: float = Field(0.1, gt=0, description="rate of the temporary compact model's step")
-    quiz_fraction: float = Field(0.02, gt=0, lt=1, description="share of train that is the quiz")
+    quiz_fraction: float = Field(0.02, gt=0, le=1, description="share of train that is the quiz")
     quiz_held_out: bool = Field(False, description="leave the quiz out of training")
     quiz_batch_size: int | None = Field(
         None, ge=1, description="quiz triples per step; default: train.batch_size"
@@ -164,6 +194,10 @@ TUNABLE = (
     "train.lr",
     "regularizer.weight",
     "relation_prediction.weight",
+    "compact.weight_format",
+    "compact.relation_format",
+    "prune.granularity",
+    "prune.fraction",
 )
 """Settings that can be chosen for the graph at hand."""
 
@@ -243,6 +277,12 @@ class Config(_Section):
             raise ValueError(
                 "compact.source takes the place of compact.warmup_epochs: set that to 0; got "
                 f"{self.compact.warmup_epochs}"
+            )
+        several = isinstance(self.distill.teachers, int) and self.distill.teachers > 1
+        if several and self.has_separate_weights and not self.compact.warmup_epochs:
+            raise ValueError(
+                f"distill.teachers = {self.distill.teachers} needs compact.warmup_epochs, in which "
+                "they learn; where there is compact.source, list their runs"
             )
         if self.prune.granularity == "column" and self.model.name == "rescal":
             raise ValueError("prune.granularity = column is not possible with model.name = rescal")

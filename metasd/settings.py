@@ -83,6 +83,30 @@ def minutes(text: str) -> float:
     raise ValueError(f"must be a time such as 90s, 1m30s, 10m, 2.5m or 1h; got {text!r}")
 
 
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def size_limit(text: str) -> tuple[float, int | None]:
+    """A share such as 1/20 or 0.05, and None; or infinity, and the bytes of a size such as 3MB.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    number = r"(\d+(?:\.\d*)?|\.\d+)"
+    if found := re.fullmatch(rf"{number}\s*([kMG]?B)", text, re.IGNORECASE):
+        size = int(float(found[1]) * _UNITS[found[2].upper()])
+        if size > 0:
+            return float("inf"), size
+    elif found := re.fullmatch(rf"{number}(?:\s*/\s*{number})?", text):
+        share = float(found[1]) / (float(found[2]) or float("inf")) if found[2] else float(found[1])
+        if 0 < share < 1:
+            return share, None
+    raise ValueError(
+        f"must be a share of the source's bytes such as 1/20 or 0.05, or a size such as 300kB or "
+        f"3MB; got {text!r}"
+    )
+
+
 def explain(error: ValidationError, keys: Sequence[str]) -> str:
     """One line for the first thing that is wrong; `keys`: the dotted keys that there are."""
     first = error.errors()[0]

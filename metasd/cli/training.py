@@ -49,6 +49,15 @@ Preset = Annotated[
     ),
 ]
 
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What the compact model's tables may take: a share of the source's, 1/20, or 3MB.",
+        show_default="three bits per weight",
+    ),
+]
+
 Budget = Annotated[
     str | None,
     typer.Option(
@@ -86,6 +95,7 @@ def train(
         ),
     ] = None,
     from_: ContinueFrom = None,
+    size: Size = None,
     budget: Budget = None,
     data_dir: DataDir = None,
     columns: Columns = "hrt",
@@ -105,10 +115,10 @@ def train(
     from metasd.training.estimate import estimate, timing
     from metasd.training.run import RunFolder, free_run_dir
     from metasd.training.tune import by_rules
-    from metasd.training.warm_start import WarmStart, check_source
+    from metasd.training.warm_start import WarmStart, check_sources
 
     start = WarmStart.load(from_) if from_ is not None else None
-    settings = _settings(preset, config, set_ or [], start, budget)
+    settings = _settings(preset, config, set_ or [], start, size, budget)
     if run is not None and not dry_run:
         RunFolder(run).check_new()
     training_device(settings.train.device)
@@ -118,7 +128,7 @@ def train(
         start.check(settings, data)
     settings = by_rules(data, settings)
     if dry_run:
-        check_source(settings, data)
+        check_sources(settings, data)
         record = {**estimate(data, settings), "seconds, about": timing(data, settings)}
         _print_estimate(data, record, as_json)
         return
@@ -167,6 +177,7 @@ def _settings(
     file: Path | None,
     settings: list[str],
     start: "WarmStart | None",
+    size: str | None,
     budget: str | None,
 ) -> "Config":
     from metasd.config import Config
@@ -176,6 +187,8 @@ def _settings(
     if file is not None:
         config = config.override(Config.read(file))
     config = config.override(settings)
+    if size is not None:
+        config = config.override({"compact.size": size})
     return config if budget is None else config.override({"tune.budget": budget})
 
 

@@ -102,7 +102,7 @@ def split_quiz(
     Args:
         held_out: leave the quiz out of the train triples.
     """
-    size = min(max(1, round(fraction * len(graph.train))), len(graph.train) - 1)
+    size = min(max(1, round(fraction * len(graph.train))), len(graph.train) - held_out)
     generator = torch.Generator().manual_seed(seed << 24)
     order = Order(len(graph.train), generator)[: len(graph.train)]
     quiz, kept = graph.train[order[:size].sort().values.numpy()], graph.train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,21 +27,28 @@ _METRICS = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "ranks", "pessimistic", 
 
 @dataclass(frozen=True)
 class _Codec:
-    """How a table is encoded; `levels`: those that its model was trained with, if other ones."""
+    """How a table is encoded.
+
+    Attributes:
+        levels: those that its model was trained with, if other ones.
+        relation_format: of relations, where the weight format is one of codes.
+    """
 
     codec: str
     weight_format: str
     levels: str = ""
+    relation_format: str = "int8"
 
     def encode(self, weights: Floats) -> Table:
         return encode(weights, self.codec, self.weight_format, self.levels)
 
     @property
     def of_relations(self) -> _Codec:
-        """The same, but never fewer than 8 bits: relations are few."""
+        """The same in their own format, of 8 bits unless trained otherwise: relations are few."""
         if self.weight_format not in CODES:
             return self
-        return _Codec("int8" if self.codec in CODES else self.codec, "int8")
+        own = "int8" if self.codec == "sparse" else self.relation_format
+        return _Codec(own if self.codec in CODES else self.codec, own)
 
 
 def compress(
@@ -91,6 +98,8 @@ def compress(
         )
     view = model.source if source or model.masks is None else model.compact
     chosen = _choose(_array(view.entities), codec, weight_format, view.weight_format)
+    if chosen.levels:
+        chosen = replace(chosen, relation_format=model.relation_format)
     found = view.masked if chosen.levels else (view.entities, view.relations)
     tables = [_array(table) for table in found]
     about |= {"model": "source" if view.masks is None else "compact"}
@@ -216,7 +225,7 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
         zeroless = own in ("int3", "int2")
-        if columns < (1 if zeroless else 0.9) and density > (0.99 if zeroless else 0.5) * columns:
+        if columns < (0.9 if trained == "fp32" else 1) and density > (0.99 if zeroless else 0.5) * columns:
             codec = "column"
         elif density < 0.4:
             codec = "sparse"

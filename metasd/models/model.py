@@ -25,7 +25,8 @@ class Model:
         relations: likewise, fp32 (2R, w), inverse relations in the second half.
         masks: packed words (see `kernels.pack_mask`) of both tables: the weights of the compact
             model; None while there is no compact model.
-        weight_format: the levels that the compact model's weights are rounded to.
+        weight_format: the levels that the compact model's entities are rounded to.
+        relation_format: likewise its relations, unless its entities are not rounded at all.
         separate: entities and relations that the compact model trains for itself; None while its
             weights are the source's.
         processes: of a distributed run; each process holds the rows of its block of the
@@ -40,6 +41,7 @@ class Model:
     separate: Tables | None = None
     processes: ProcessGrid = SINGLE_PROCESS
     total_entities: int | None = None
+    relation_format: str = "int8"
     _compact: "ModelView | None" = field(default=None, repr=False)
 
     @staticmethod
@@ -50,6 +52,7 @@ class Model:
         seed: int,
         weight_format: str = "fp32",
         processes: ProcessGrid = SINGLE_PROCESS,
+        relation_format: str = "int8",
     ) -> "Model":
         """Small random tables: normal with a standard deviation of 1e-3, from `seed`."""
         generator = torch.Generator().manual_seed(seed)
@@ -62,6 +65,7 @@ class Model:
             weight_format=weight_format,
             processes=processes,
             total_entities=num_entities,
+            relation_format=relation_format,
         )
 
     def to(self, device: torch.device | str) -> "Model":
@@ -79,6 +83,7 @@ class Model:
             moved(self.separate),
             self.processes,
             self.total_entities,
+            self.relation_format,
         )
 
     @property
@@ -189,7 +194,7 @@ class ModelView:
         entities, relations = self.weights
         return (
             kernels.quantize_rows(entities, self.masks[0], self.weight_format),
-            kernels.quantize_rows(relations, self.masks[1], "int8"),  # relations are few
+            kernels.quantize_rows(relations, self.masks[1], self.model.relation_format),
         )
 
     @property

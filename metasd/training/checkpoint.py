@@ -304,4 +304,5 @@ def restore_model(
         pair(_SEPARATE),
         processes,
         entities,
+        config.compact.relation_format,
     )

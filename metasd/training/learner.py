@@ -59,6 +59,7 @@ class Learner:
             config.train.seed,
             config.compact.weight_format,
             processes,
+            config.compact.relation_format,
         ).to(self.device)
         if config.train.objective != "dense":
             check_fraction(self.model, config.prune.fraction, config.prune.granularity)

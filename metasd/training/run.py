@@ -47,6 +47,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.safetensors"
         self.best_source = self.checkpoints / "best_source.safetensors"
         self.events = self.path / "events"
+        self.teachers = self.path / "teachers"  # runs of other seeds, see distill.teachers
         self.id = self.path / "id"  # of this run and no other; also in its checkpoints
 
     def check_new(self) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metasd import kernels
 from metasd.distributed import LocalRows, RowIndex
-from metasd.models.model import Model
+from metasd.models.model import Model, Tables
 from metasd.models.regularizers import PENALTIES
 
 from . import sampling
@@ -113,12 +113,16 @@ class Streaming(TypedDict):
 
 
 class Step:
-    """The training step of a model, its optimisers, and the settings that it was made for."""
+    """The training step of a model, its optimisers, and the settings that it was made for.
+
+    `teachers` are tables of other sources, which teach separate weights beside the model's own.
+    """
 
     def __init__(
         self, model: Model, config: "Config", entity_weights: Tensor | None = None
     ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
+        self.teachers: list[Tables] = []
         tables = (model.entities, model.relations)
         self.threshold = sampling.threshold(config, model.num_entities, model.entities.device)
         self.optimizer = self._adagrad(tables, config.train.lr)
@@ -128,14 +132,15 @@ class Step:
             self.compact_optimizer = self._adagrad(model.separate, config.compact.lr)
 
     def untie_weights(self) -> None:
-        """Gives the compact model weights of its own: the source's, with its optimiser state."""
+        """Gives the compact model weights of its own: the source's, perhaps with its state."""
         model = self.model
         model.separate = (model.entities.clone(), model.relations.clone())
         self.compact_optimizer = self._adagrad(model.separate, self.config.compact.lr)
-        sources = (model.entities, model.relations)
-        for parameter, source in zip(model.separate, sources, strict=True):
-            state = self.compact_optimizer.state[parameter]
-            state["sum"].copy_(self.optimizer.state[source]["sum"])
+        if self.config.compact.optimizer_state == "source":
+            sources = (model.entities, model.relations)
+            for parameter, source in zip(model.separate, sources, strict=True):
+                state = self.compact_optimizer.state[parameter]
+                state["sum"].copy_(self.optimizer.state[source]["sum"])
         model.changed()
 
     def _adagrad(self, tables: tuple[Tensor, Tensor], lr: float) -> torch.optim.Optimizer:
@@ -312,8 +317,8 @@ class Step:
         if self.config.train.objective == "compact":
             loss, grad_query, gradients = self._cross_entropy(compact)
         else:
-            source = self._encode(self._source(), batch, tails=False)
-            loss, grad_query, gradients = self._distilled(source, compact)
+            teacher = self._encode(self._teacher(batch), batch, tails=False)
+            loss, grad_query, gradients = self._distilled(teacher, compact)
         loss = loss + self._supervised(compact, grad_query, gradients)
         self._apply(self.compact_optimizer, gradients, batch)
         return loss
@@ -322,6 +327,15 @@ class Step:
 
     def _source(self) -> ScoredTables:
         return ScoredTables(self.model.entities, self.model.relations)
+
+    def _teacher(self, batch: Batch) -> ScoredTables:
+        """The source or one of the other teachers, by chance.
+
+        The gradient of the divergence from teacher to compact model is linear in the teacher's
+        probabilities: on average over steps it is that of their mean.
+        """
+        which = sampling.key(batch.key, len(Loss)) % (1 + len(self.teachers))
+        return ScoredTables(*self.teachers[which - 1]) if which else self._source()
 
     def _compact(self) -> ScoredTables:
         """Shared weights are masked on the way; rounded or separate ones are written out."""

@@ -22,7 +22,7 @@ from metasd.environment import peak_memory, versions
 from metasd.errors import Diverged, InputError
 from metasd.evaluation import PROTOCOL, evaluate
 from metasd.files import followed, lock, write_text
-from metasd.models.model import ModelView
+from metasd.models.model import ModelView, Tables
 
 from . import schedule
 from .checkpoint import (
@@ -38,7 +38,7 @@ from .run import Run, RunFolder, free_run_dir
 from .stop_signal import Interrupted, Signals
 from .tensorboard import Events
 from .tune import by_rules, settled
-from .warm_start import WarmStart
+from .warm_start import WarmStart, best_source, check_sources
 
 
 def train(
@@ -79,6 +79,7 @@ def train(
     config = by_rules(graph, config)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
+    check_sources(config, graph)
     trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
     trainer.begin(start)
     if processes.is_main:
@@ -190,6 +191,7 @@ class Trainer(Learner):
     def run(self) -> Run:
         self.known = self.graph.known()
         state = self.state
+        self.step.teachers = self._teachers()
         if self.processes.is_main:
             self.folder.truncate_history(state.epoch)
             self._events = Events(self.folder.events, state.epoch)
@@ -204,6 +206,33 @@ class Trainer(Learner):
             while not state.stopped:
                 self._epoch()
             return self._finish()
+
+    def _teachers(self) -> list[Tables]:
+        """The other sources that teach: those of named runs, or trained now, one per seed."""
+        config, named = self.config, self.config.distill.teachers
+        if not config.has_separate_weights or config.train.objective == "compact":
+            return []
+        if isinstance(named, int):
+            named = [self._other_source(config.train.seed + i) for i in range(1, named)]
+        return [best_source(path, config, self.graph, self.layout) for path in named]
+
+    def _other_source(self, seed: int) -> Path:
+        """The run of a source as this one's, of another seed, trained to its end."""
+        folder = RunFolder(self.folder.teachers / f"seed-{seed}")
+        if not folder.config.exists():
+            settings = {
+                "train.objective": "dense",
+                "train.epochs": self.config.warmup_epochs,
+                "train.seed": seed,
+                "tune.settings": [],
+                "compact.size": None,
+                "distill.teachers": 1,
+            }
+            config = self.config.override(settings)
+            train(self.graph, config, folder.path, processes=self.processes)
+        elif not folder.metrics.exists():
+            resume(folder.path, graph=self.graph, processes=self.processes)
+        return folder.path
 
     def _epoch(self) -> None:
         state, settings = self.state, self.config.train

@@ -35,6 +35,7 @@ from metasd.files import read_json_lines, write_lines
 from metasd.models.base import Scoring
 
 from .learner import Learner
+from .sizing import SIZED, sized
 from .stop_signal import Interrupted, Signals
 
 REGULARIZER, RELATION_PREDICTION = "regularizer.weight", "relation_prediction.weight"
@@ -44,7 +45,7 @@ _RANKS = ((20_000, 200), (200_000, 128), (2_000_000, 64))
 """Up to so many entities, this rank; above, 32."""
 
 _STEPS, _EPOCHS = 1500, (20, 40)
-"""Steps that a graph gets at least, within these bounds of its epochs."""
+"""Steps that a source gets at least, within these bounds of its epochs."""
 
 _REGULARIZER = tuple(round(10 ** (i / 4 - 3), 5) for i in range(11))
 """What may be tried for `regularizer.weight`, times 1 + the weight of relation prediction: where
@@ -71,7 +72,7 @@ _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
 _SHARE = 0.8
-"""The trials' work, as a share of the training's, where `tune.budget` does not say their time."""
+"""The trials' work, as a share of the source's training, where `tune.budget` does not say their time."""
 
 _STEP_WORK = 2e8
 """What a step costs beside its products, in their multiplications."""
@@ -101,25 +102,33 @@ def by_rules(graph: Graph, config: Config) -> Config:
 
     A run that takes over a source (`compact.source`) has what that was trained with.
     """
-    wanted = config.tune.settings
+    wanted = [key for key in config.tune.settings if key not in SIZED]
     if not wanted:
-        return config
+        return sized(graph, config)
     if config.compact.source is not None:
         before = Config.load(Path(config.compact.source) / "config.yaml").flat()
-        return config.override({key: before[key] for key in wanted})
+        return sized(graph, _with(config, {key: before[key] for key in wanted}))
     queries, entities = 2 * len(graph.train), graph.num_entities
     batch_size = config.train.batch_size
     if "train.batch_size" in wanted:
         batch_size = min(max(round(queries / 32), 100), 1000)
     steps = max(math.ceil(queries / batch_size), 1)
+    epochs = min(max(math.ceil(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1])
+    if config.train.objective != "dense" and 0 < (share := config.compact.warmup_epochs) < 1:
+        epochs = math.ceil(epochs / share)
     rules = {
         "model.rank": next((rank for most, rank in _RANKS if entities <= most), 32),
-        "train.epochs": min(max(math.ceil(_STEPS / steps), _EPOCHS[0]), _EPOCHS[1]),
+        "train.epochs": epochs,
         "train.batch_size": batch_size,
         REGULARIZER: config.regularizer.weight,
         **_settings(_first_guess(graph, config), config),
     }
-    return config.override({**{key: rules[key] for key in wanted}, "tune.settings": wanted})
+    return sized(graph, _with(config, {key: rules[key] for key in wanted}))
+
+
+def _with(config: Config, settings: dict[str, Any]) -> Config:
+    """The config with these settings, which stay in `tune.settings`."""
+    return config.override({**settings, "tune.settings": config.tune.settings})
 
 
 def _is_sparse(graph: Graph) -> bool:
@@ -300,20 +309,20 @@ def _trial(config: Config, rank: int, epochs: int, settings: dict[str, float]) -
 
 
 def plan(graph: Graph, config: Config) -> Plan | None:
-    """Trials of `_SHARE` of the training's work, or of `tune.budget`; None if none are worth it."""
+    """Trials of `_SHARE` of the source's work, or of `tune.budget`; None if none are worth it."""
     rank = min(config.model.rank, max(32, config.model.rank // 4))
-    train = config.train
+    train, most = config.train, config.warmup_epochs or config.train.epochs
     steps = math.ceil(2 * len(graph.train) / train.batch_size)
     if config.tune.budget is None:
-        epochs = min(train.epochs, (train.max_steps or math.inf) / steps)
+        epochs = min(most, (train.max_steps or math.inf) / steps)
         budget = _SHARE * epochs * _work(graph, config, config.model.rank)
         budget /= _work(graph, config, rank)
     else:
         budget = 60 * config.tune.budget / (steps * _seconds(graph, _trial(config, rank, 1, {})))
-    short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, train.epochs))
+    short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, most))
     if short >= 2:
-        return Plan(rank, short, min(_LONGER * short, train.epochs))
-    long = int(min(budget / (_LONG + 1), train.epochs))
+        return Plan(rank, short, min(_LONGER * short, most))
+    long = int(min(budget / (_LONG + 1), most))
     return Plan(rank, 0, long) if long else None
 
 

@@ -21,11 +21,12 @@ from metasd.data.sorting import count_shared
 from metasd.data.vocabulary import Vocabulary
 from metasd.errors import InputError, error_context
 from metasd.files import as_path
-from metasd.models.model import Model
+from metasd.models.model import Model, Tables
 from metasd.models.new_rows import fit_rows
 
 from .checkpoint import MODEL_TENSORS, Layout, restore_model
 from .run import NEITHER, Run, RunFolder
+from .sizing import SIZED
 from .step import Step
 
 Floats = npt.NDArray[np.float32]
@@ -102,7 +103,7 @@ class WarmStart:
         return old.override(
             {
                 **settings,
-                "tune.settings": [],
+                "tune.settings": [*SIZED] if old.compact.size else [],
                 "train.lr": _LR * old.train.lr,
                 "train.epochs": epochs,
                 "train.max_steps": None,
@@ -184,30 +185,42 @@ class WarmStart:
 
 def take_source(model: Model, step: Step, config: Config, graph: Graph, layout: Layout) -> None:
     """Takes over the best source of `compact.source`, with the last state of its optimiser."""
-    check_source(config, graph)
+    check_sources(config, graph)
     folder = RunFolder(str(config.compact.source))
-    checkpoint = best = folder.load_checkpoint(folder.last, layout=layout)
-    if folder.best.exists():
-        best = folder.load_checkpoint(folder.best, MODEL_TENSORS, layout)
-    counts = (graph.num_entities, graph.num_relations)
-    source = restore_model(best, config, *counts, model.processes)
-    model.entities.copy_(source.entities)
-    model.relations.copy_(source.relations)
+    for into, table in zip(
+        (model.entities, model.relations),
+        best_source(folder.path, config, graph, layout),
+        strict=True,
+    ):
+        into.copy_(table)
+    checkpoint = folder.load_checkpoint(folder.last, layout=layout)
     for key, tensor in step.optimizer_tensors().items():
         if key.startswith("adagrad."):
             tensor.copy_(checkpoint.tensors[key])
 
 
-def check_source(config: Config, graph: Graph) -> None:
-    """Raises InputError where the run that `compact.source` names is none for this one."""
-    if config.compact.source is None:
-        return
-    folder = RunFolder(config.compact.source)
-    folder.require()
-    with error_context("compact.source"):
-        folder.check_graph(graph)
-    if (theirs := Config.load(folder.config).model) != (ours := config.model):
-        raise InputError(
-            f"{folder.path} (compact.source) is {theirs.name} of rank {theirs.rank}; "
-            f"this run is {ours.name} of rank {ours.rank}"
-        )
+def best_source(path: str | Path, config: Config, graph: Graph, layout: Layout) -> Tables:
+    """The tables of the best source of a run that fits this one (see `check_sources`)."""
+    folder = RunFolder(path)
+    found = folder.best if folder.best.exists() else folder.last
+    best = folder.load_checkpoint(found, MODEL_TENSORS, layout)
+    counts = (graph.num_entities, graph.num_relations)
+    source = restore_model(best, config, *counts, layout.processes)
+    return source.entities, source.relations
+
+
+def check_sources(config: Config, graph: Graph) -> None:
+    """Raises InputError where a run that a setting names has no source for this one."""
+    taken, taught = config.compact.source, config.distill.teachers
+    named = [("compact.source", taken)] if taken is not None else []
+    named += [] if isinstance(taught, int) else [("distill.teachers", path) for path in taught]
+    for setting, path in named:
+        folder = RunFolder(path)
+        folder.require()
+        with error_context(setting):
+            folder.check_graph(graph)
+        if (theirs := Config.load(folder.config).model) != (ours := config.model):
+            raise InputError(
+                f"{folder.path} ({setting}) is {theirs.name} of rank {theirs.rank}; "
+                f"this run is {ours.name} of rank {ours.rank}"
+            )
