@@ -209,6 +209,12 @@ def _announce(config: "Config", seconds: dict[str, float]) -> None:
         f", {duration(seconds['search'])} of it to choose settings" if seconds["search"] else ""
     )
     print(f"about {duration(seconds['total'])} on this machine{search}")
+    if config.compact.size is not None:
+        kept, compact = 1 - config.prune.fraction, config.compact
+        print(
+            f"compact model of {compact.size}: {compact.weight_format}, relations "
+            f"{compact.relation_format}, {kept:.0%} of the coordinates"
+        )
     if config.tune.settings:
         by = "first guess" if search else "chosen by rules"
         print(f"{by}: {listed(config, config.tune.settings)}", flush=True)

@@ -14,6 +14,7 @@ from metasd.evaluation import evaluate
 from metasd.models.base import Scoring
 
 from .learner import Learner
+from .sizing import stored_bytes
 from .tune import search_seconds, searched
 
 _EVALUATED = 200
@@ -80,7 +81,11 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
         "of these a search improves": ", ".join(sorted(searched(graph, config))) or None,
         "epochs": train.epochs,
         "epochs of the source alone": train.epochs if not compact else config.warmup_epochs,
+        "size of the compact model at most": config.compact.size if compact else None,
         "weight format of the compact model": config.compact.weight_format if compact else None,
+        "weight format of its relations": config.compact.relation_format if rounded else None,
+        "share of its weights that are dropped": config.prune.fraction if compact else None,
+        "bytes of the compact model's tables": stored_bytes(graph, config),
         "weights": entities + relations,
         "weights kept": entities
         + relations

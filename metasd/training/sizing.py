@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from metasd.compressed.description import readable_bytes
-from metasd.compressed.table import code_bytes
+from metasd.compressed.table import CODES, code_bytes
 from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
@@ -20,8 +20,10 @@ GRANULARITY, FRACTION = "prune.granularity", "prune.fraction"
 SIZED = (FORMAT, RELATION_FORMAT, GRANULARITY, FRACTION)
 """Settings that follow from `compact.size`."""
 
-_VALUE = {"int8": 1.0, "int4": 0.97, "int3": 0.9, "int2": 0.72}
+_VALUE = {"int8": 1.0, "int4": 0.97, "int3": 0.9, "int2": 0.72, "ternary": 0.6}
 """What a column in a weight format is worth, relative to one that is not rounded."""
+
+_RELATIONS = ("int8", "int4", "int3", "int2")
 
 
 class Choice(NamedTuple):
@@ -61,6 +63,18 @@ def compact_bytes(graph: Graph, scoring: Scoring, choice: tuple[str, str, int]) 
     return total
 
 
+def stored_bytes(graph: Graph, config: Config) -> int | None:
+    """Of the compact model's tables, as they will be stored; None where that shows only then."""
+    dense, prune = config.train.objective == "dense", config.prune
+    columns = prune.granularity == "column" or prune.fraction == 0
+    if dense or not columns or config.compact.weight_format not in CODES:
+        return None
+    scoring = Scoring.named(config.model.name)(config.model.rank)
+    kept = scoring.rank - math.ceil(prune.fraction * scoring.rank)
+    formats = (config.compact.weight_format, config.compact.relation_format)
+    return compact_bytes(graph, scoring, (*formats, kept))
+
+
 def sized(graph: Graph, config: Config) -> Config:
     """The config with the weight formats and columns that make the most of `compact.size`.
 
@@ -76,6 +90,11 @@ def sized(graph: Graph, config: Config) -> Config:
     if not config.has_separate_weights:
         raise InputError(
             f"compact.size needs compact.weights = separate; got {config.compact.weights}"
+        )
+    if config.compact.weight_format not in CODES:
+        raise InputError(
+            f"compact.size needs a compact.weight_format of few bits; got "
+            f"{config.compact.weight_format}"
         )
     most = limit(graph, config)
     choices = list(_choices(graph, config))
@@ -104,10 +123,12 @@ def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
     scoring, most = Scoring.named(config.model.name)(config.model.rank), limit(graph, config)
     open_, rank = config.tune.settings, scoring.rank
     formats = [*_VALUE] if FORMAT in open_ else [config.compact.weight_format]
-    relations = [*_VALUE] if RELATION_FORMAT in open_ else [config.compact.relation_format]
+    relations = [*_RELATIONS] if RELATION_FORMAT in open_ else [config.compact.relation_format]
     counts = range(1, rank + 1)
     if FRACTION not in open_:
-        kept = rank - math.ceil(config.prune.fraction * rank)
+        kept = rank
+        if config.prune.granularity == "column":
+            kept -= math.ceil(config.prune.fraction * rank)
         counts = range(kept, kept + 1)
     elif scoring.matrix_relations:
         counts = range(rank, rank + 1)
