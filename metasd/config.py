@@ -31,7 +31,7 @@ class ModelConfig(_Section):
 
 class TrainConfig(_Section):
     objective: Literal["metasd", "distill", "compact", "dense"] = Field(
-        "compact",
+        "distill",
         description="metasd: the published method; distill: without its meta step; compact: the "
         "compact model learns without a teacher; dense: the source alone",
     )
@@ -105,7 +105,7 @@ class CompactConfig(_Section):
         "int8", description="levels of relations, where weight_format rounds at all"
     )
     warmup_epochs: float = Field(
-        0.75,
+        0.6,
         ge=0,
         description="epochs of the source alone, before there is a compact model; below 1: a share "
         "of all epochs",
@@ -147,9 +147,9 @@ class CompactConfig(_Section):
 
 
 class DistillConfig(_Section):
-    temperature: float = Field(3.0, ge=1e-3, le=1e3, description="tau of both softmaxes")
-    forward_weight: float = Field(3.0, ge=0, description="of KL(source || compact) in step 1")
-    backward_weight: float = Field(1.0, ge=0, description="of KL(compact || source) in step 1")
+    temperature: float = Field(1.0, ge=1e-3, le=1e3, description="tau of both softmaxes")
+    forward_weight: float = Field(10.0, ge=0, description="of KL(source || compact) in step 1")
+    backward_weight: float = Field(0.0, ge=0, description="of KL(compact || source) in step 1")
     teachers: Annotated[int, Field(ge=1)] | list[str] = Field(
         1,
         description="sources that teach separate weights in turn, which the divergence from source "
@@ -300,7 +300,8 @@ class Config(_Section):
             return 0
         requested = self.compact.warmup_epochs
         if 0 < requested < 1:
-            return max(int(requested * self.train.epochs), 1)
+            most = self.train.epochs - 1
+            return max(min(round(requested * self.train.epochs), most), 1)
         return int(requested)
 
     @staticmethod
@@ -385,6 +386,9 @@ _METASD: dict[str, Any] = {
     "compact.warmup_epochs": 0,
     "compact.lr": 0.03,
     "prune.fraction": 0.9,
+    "distill.temperature": 3.0,
+    "distill.forward_weight": 3.0,
+    "distill.backward_weight": 1.0,
 }
 
 _PAPER: dict[str, Any] = {
@@ -396,9 +400,6 @@ _PAPER: dict[str, Any] = {
     "distill.meta_lr": 1e-4,
     "distill.inner_lr": 0.1,
     "regularizer.name": "dura",
-    "distill.temperature": 3.0,
-    "distill.forward_weight": 3.0,
-    "distill.backward_weight": 1.0,
     "eval.every": 5,
     "eval.patience": 4,
 }
@@ -422,7 +423,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """By name, the settings in which a preset differs from `Config()`.
 
-`default`: quantization-aware training. The source learns for three quarters of the epochs; then the
-compact model, its copy, learns by itself with weights of three bits. `metasd`: self-distillation
-with dynamic pruning and a meta gradient. `*-paper`: the settings that MetaSD was published with.
+`default`: self-distillation with quantization-aware training and structured pruning. The source
+learns for three fifths of the epochs; then the compact model, a copy of its largest columns, learns
+from the triples and from the source, with weights of few bits. `metasd`: self-distillation with
+dynamic pruning and a meta gradient. `*-paper`: the settings that MetaSD was published with.
 """

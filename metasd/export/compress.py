@@ -225,7 +225,10 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
         zeroless = own in ("int3", "int2")
-        if columns < (0.9 if trained == "fp32" else 1) and density > (0.99 if zeroless else 0.5) * columns:
+        if (
+            columns < (0.9 if trained == "fp32" else 1)
+            and density > (0.99 if zeroless else 0.5) * columns
+        ):
             codec = "column"
         elif density < 0.4:
             codec = "sparse"

@@ -23,7 +23,7 @@ from . import schedule
 from .checkpoint import Checkpoint, Layout, restore_model
 from .sampling import key
 from .step import Batch, Step
-from .warm_start import WarmStart, take_source
+from .warm_start import WarmStart, check_sources, take_source
 
 _TIMED, _TIMED_SECONDS = 10, 2.0
 """Steps that are timed, and after how many seconds no other begins."""
@@ -81,7 +81,8 @@ class Learner:
         """Takes over the source of `compact.source`, or the rows of a warm start."""
         if start is not None:
             start.fill(self.model, self.config, self.graph)
-        elif self.config.compact.source is not None:
+        check_sources(self.config, self.graph)
+        if self.config.compact.source is not None:
             take_source(self.model, self.step, self.config, self.graph, self.layout)
 
     def restored(self, checkpoint: Checkpoint) -> Model:

@@ -38,7 +38,7 @@ from .run import Run, RunFolder, free_run_dir
 from .stop_signal import Interrupted, Signals
 from .tensorboard import Events
 from .tune import by_rules, settled
-from .warm_start import WarmStart, best_source, check_sources
+from .warm_start import WarmStart, best_source
 
 
 def train(
@@ -79,7 +79,6 @@ def train(
     config = by_rules(graph, config)
     folder = RunFolder(run_dir if run_dir is not None else free_run_dir(graph))
     folder.check_new()
-    check_sources(config, graph)
     trainer = Trainer(graph, config, folder, processes)  # every process checks before one creates
     trainer.begin(start)
     if processes.is_main:
@@ -320,7 +319,8 @@ class Trainer(Learner):
         tables = (self.model.entities, self.model.relations)
         if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
             raise self._diverged(f"a weight {_NOT_FINITE}")
-        if state.epoch % self.config.eval.every == 0 or state.stopped:
+        due = state.epoch % self.config.eval.every == 0 or state.epoch == self.config.warmup_epochs
+        if due or state.stopped:
             self._validate(record)
         if self.processes.is_main:
             self.folder.append_history(record)

@@ -98,7 +98,9 @@ def _settings(point: Point, config: Config) -> dict[str, float]:
 
 
 def by_rules(graph: Graph, config: Config) -> Config:
-    """The config with a value by rule for everything in `tune.settings`, which stays as it is.
+    """The config with a value by rule for everything in `tune.settings`.
+
+    A search may improve what stays there; what follows from `compact.size` does not stay.
 
     A run that takes over a source (`compact.source`) has what that was trained with.
     """
@@ -107,7 +109,7 @@ def by_rules(graph: Graph, config: Config) -> Config:
         return sized(graph, config)
     if config.compact.source is not None:
         before = Config.load(Path(config.compact.source) / "config.yaml").flat()
-        return sized(graph, _with(config, {key: before[key] for key in wanted}))
+        return sized(graph, config.override({key: before[key] for key in wanted}))
     queries, entities = 2 * len(graph.train), graph.num_entities
     batch_size = config.train.batch_size
     if "train.batch_size" in wanted:
@@ -123,12 +125,8 @@ def by_rules(graph: Graph, config: Config) -> Config:
         REGULARIZER: config.regularizer.weight,
         **_settings(_first_guess(graph, config), config),
     }
-    return sized(graph, _with(config, {key: rules[key] for key in wanted}))
-
-
-def _with(config: Config, settings: dict[str, Any]) -> Config:
-    """The config with these settings, which stay in `tune.settings`."""
-    return config.override({**settings, "tune.settings": config.tune.settings})
+    found = {key: rules[key] for key in wanted}
+    return sized(graph, config.override({**found, "tune.settings": config.tune.settings}))
 
 
 def _is_sparse(graph: Graph) -> bool:

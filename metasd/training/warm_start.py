@@ -185,7 +185,6 @@ class WarmStart:
 
 def take_source(model: Model, step: Step, config: Config, graph: Graph, layout: Layout) -> None:
     """Takes over the best source of `compact.source`, with the last state of its optimiser."""
-    check_sources(config, graph)
     folder = RunFolder(str(config.compact.source))
     for into, table in zip(
         (model.entities, model.relations),

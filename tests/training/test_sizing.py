@@ -21,7 +21,12 @@ def test_the_stored_model_is_as_small_as_asked_for(
     small_graph: Graph, tmp_path: Path, name: str, size: str
 ) -> None:
     config = Config().override(
-        {**QUICK, "model.name": name, "model.rank": 37 if name == "complex" else 75, "compact.size": size}
+        {
+            **QUICK,
+            "model.name": name,
+            "model.rank": 37 if name == "complex" else 75,
+            "compact.size": size,
+        }
     )
     run = train(small_graph, config, tmp_path / "run")
     stored = compress(run, known=False).nbytes

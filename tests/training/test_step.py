@@ -170,12 +170,18 @@ def test_compact_is_distill_without_teachers() -> None:
 SEPARATE = ("compact.weights=separate", "compact.warmup_epochs=1")
 
 
-def test_separate_weights_take_the_inner_gradient_and_leave_the_source_alone() -> None:
-    settings = ("relation_prediction.weight=0", "train.objective=distill", *SEPARATE)
+@pytest.mark.parametrize("state_of", ["fresh", "source"])
+def test_separate_weights_take_the_inner_gradient_and_leave_the_source_alone(state_of: str) -> None:
+    settings = (
+        "relation_prediction.weight=0",
+        "train.objective=distill",
+        f"compact.optimizer_state={state_of}",
+        *SEPARATE,
+    )
     step, baseline, triples, _ = both(torch.float64, *settings)
     step.optimizer.state[step.model.entities]["sum"] += 0.3
     step.untie_weights()
-    state = step.optimizer.state[step.model.entities]["sum"].clone()
+    state = step.optimizer.state[step.model.entities]["sum"] * (state_of == "source")
     source, before = step.model.entities.clone(), step.model.compact_weights[0].clone()
     loss = step.compact_step(step.batch(*triples.T.contiguous()))
     wanted = baseline.inner_gradient(triples)
