@@ -119,7 +119,7 @@ def sized(graph: Graph, config: Config) -> Config:
 
 
 def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
-    """What the settings that are given leave open; of coordinates, as many as fit, or the fewest."""
+    """What the given settings leave open; of coordinates, as many as fit, or the fewest."""
     scoring, most = Scoring.named(config.model.name)(config.model.rank), limit(graph, config)
     open_, rank = config.tune.settings, scoring.rank
     formats = [*_VALUE] if FORMAT in open_ else [config.compact.weight_format]

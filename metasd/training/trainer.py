@@ -211,9 +211,10 @@ class Trainer(Learner):
         config, named = self.config, self.config.distill.teachers
         if not config.has_separate_weights or config.train.objective == "compact":
             return []
+        paths: Sequence[str | Path] = named if isinstance(named, list) else ()
         if isinstance(named, int):
-            named = [self._other_source(config.train.seed + i) for i in range(1, named)]
-        return [best_source(path, config, self.graph, self.layout) for path in named]
+            paths = [self._other_source(config.train.seed + i) for i in range(1, named)]
+        return [best_source(path, config, self.graph, self.layout) for path in paths]
 
     def _other_source(self, seed: int) -> Path:
         """The run of a source as this one's, of another seed, trained to its end."""

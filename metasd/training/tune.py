@@ -72,7 +72,7 @@ _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
 _SHARE = 0.8
-"""The trials' work, as a share of the source's training, where `tune.budget` does not say their time."""
+"""The trials' work, as a share of the source's training, unless `tune.budget` says their time."""
 
 _STEP_WORK = 2e8
 """What a step costs beside its products, in their multiplications."""

@@ -84,5 +84,5 @@ def test_a_size_that_cannot_be_is_refused(
 
 
 def test_the_published_method_has_no_size(small_graph: Graph) -> None:
-    with pytest.raises(InputError, match="compact.size needs compact.weights = separate"):
+    with pytest.raises(InputError, match=r"compact\.size needs compact\.weights = separate"):
         by_rules(small_graph, preset("metasd").override({"compact.size": "1/20"}))
