@@ -191,4 +191,49 @@ def _taught(found: Study, models: list[Point]) -> str:
     )
 
 
-TABLES = {"summary": summary, "studies": studies, "ablations": ablations}
+STEPS = ("alone", "fresh state", "teacher", "its weight", "its temperature")
+"""Runs of `STEPPED`, each with one idea more than the one before; other runs add to the last."""
+STEPPED = ("codex-s", "kinships")
+
+
+def steps() -> str:
+    """What each idea adds to a compact model, and what dense models of its bytes reach."""
+    heads = ("bytes", "epochs", "valid MRR", "spread", "gain, by seed", "test MRR", "rare")
+    rows, notes = [["run", *heads]], []
+    for name in STEPPED:
+        found = study(name)
+        forms = {(model.run, model.form): model for model in found.models}
+        dense = forms["dense", "source fp32"]
+        rows.append([f"**{found.graph}**, source", *_step(found, dense, dense, None)])
+        for run in found.runs:
+            small = forms.get((run, "compact auto"))
+            if small is None:
+                rounded = [forms[run, f"source {bits}"] for bits in ("int4", "int3")]
+                rows += [
+                    [f"{run}, {model.form}", *_step(found, model, dense, None)]
+                    for model in rounded
+                    if run != "dense"
+                ]
+                continue
+            before = "compact.size=" not in run and run != STEPS[0]
+            at = STEPS.index(run) if run in STEPS else len(STEPS)
+            base = forms[STEPS[at - 1], "compact auto"] if before else None
+            rows.append([run, *_step(found, small, dense, base)])
+        notes.append(found.cost())
+    return f"{table(rows)}\n\n{'; '.join(notes)}."
+
+
+def _step(found: Study, model: Point, dense: Point, base: Point | None) -> list[str]:
+    gains = [new - old for new, old in zip(model.valid, base.valid, strict=True)] if base else []
+    return [
+        f"{model.bytes / 1e3:.1f} kB, 1/{dense.bytes / model.bytes:.1f}",
+        str(found.epochs(model)),
+        f"{model.mrr:.4f}",
+        model.spread(),
+        ", ".join(f"{gain:+.4f}" for gain in gains),
+        model.tested,
+        f"{model.rare:.4f}",
+    ]
+
+
+TABLES = {"steps": steps, "summary": summary, "studies": studies, "ablations": ablations}

@@ -20,7 +20,7 @@ GRANULARITY, FRACTION = "prune.granularity", "prune.fraction"
 SIZED = (FORMAT, RELATION_FORMAT, GRANULARITY, FRACTION)
 """Settings that follow from `compact.size`."""
 
-_VALUE = {"int8": 1.0, "int4": 0.97, "int3": 0.9, "int2": 0.72, "ternary": 0.6}
+_VALUE = {"int8": 1.1, "int4": 1.0, "int3": 0.76, "int2": 0.45, "ternary": 0.4}
 """What a column in a weight format is worth, relative to one that is not rounded."""
 
 _RELATIONS = ("int8", "int4", "int3", "int2")

@@ -30,6 +30,23 @@ def test_a_dry_run_looks_at_the_source(metasd: Command, folder: Path) -> None:
         assert (code, message in err) == (2 if message else 0, True)
 
 
+def test_a_model_of_a_size(metasd: Command, folder: Path) -> None:
+    size, rank = ("--size", "1/9"), ("--set", "model.rank=32", "--set", "train.epochs=2")
+    plan = json.loads(metasd("train", folder, *size, *rank, "--dry-run", "--json")[1])
+    assert plan["size of the compact model at most"] == "1/9"
+    assert plan["bytes of the compact model's tables"] <= plan["bytes of tables"] / 9
+    code, out, _ = metasd("train", folder, *size, *rank, "--budget", "0", "--run", "x")
+    assert code == 0
+    assert "compact model of 1/9: int" in out
+    assert metasd("compress", "x", "--out", "small")[0] == 0
+    found = json.loads(metasd("info", "small", "--json")[1])
+    assert found["bytes"]["tables"] == plan["bytes of the compact model's tables"]
+    for wrong, message in (("1/9999", "the smallest that"), ("many", "must be a share of")):
+        code, _, err = metasd("train", folder, "--size", wrong, "--run", "y")
+        assert (code, message in err) == (2, True)
+    assert not Path("y").exists()
+
+
 def test_a_run_by_the_published_method_takes_more_epochs(metasd: Command, folder: Path) -> None:
     assert metasd("train", folder, *SMALL, "--run", "x")[0] == 0
     code, out, _ = metasd("resume", "x", "--set", "train.epochs=3", "--json")
