@@ -20,10 +20,13 @@ GRANULARITY, FRACTION = "prune.granularity", "prune.fraction"
 SIZED = (FORMAT, RELATION_FORMAT, GRANULARITY, FRACTION)
 """Settings that follow from `compact.size`."""
 
-_VALUE = {"int8": 1.1, "int4": 1.0, "int3": 0.76, "int2": 0.45, "ternary": 0.4}
-"""What a column in a weight format is worth, relative to one that is not rounded."""
+_WORTH = {"int8": 1.1, "int4": 1.0, "int3": 0.74, "int2": 0.45, "ternary": 0.4}
+"""What an entity's column in a weight format is worth, so that more columns in fewer bits are taken
+only where they are worth it: studies/codex-s.
+"""
 
-_RELATIONS = ("int8", "int4", "int3", "int2")
+_RELATION_WORTH = {"int8": 1.0, "int4": 0.98, "int3": 0.88, "int2": 0.7}
+"""By what the relations' format multiplies that."""
 
 
 class Choice(NamedTuple):
@@ -122,8 +125,8 @@ def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
     """What the given settings leave open; of coordinates, as many as fit, or the fewest."""
     scoring, most = Scoring.named(config.model.name)(config.model.rank), limit(graph, config)
     open_, rank = config.tune.settings, scoring.rank
-    formats = [*_VALUE] if FORMAT in open_ else [config.compact.weight_format]
-    relations = [*_RELATIONS] if RELATION_FORMAT in open_ else [config.compact.relation_format]
+    formats = [*_WORTH] if FORMAT in open_ else [config.compact.weight_format]
+    relations = [*_RELATION_WORTH] if RELATION_FORMAT in open_ else [config.compact.relation_format]
     counts = range(1, rank + 1)
     if FRACTION not in open_:
         kept = rank
@@ -141,8 +144,8 @@ def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
 
 
 def _worth(choice: Choice) -> float:
-    value = 0.8 * _VALUE[choice.weight_format] + 0.2 * _VALUE[choice.relation_format]
-    return choice.coordinates * value
+    relations = _RELATION_WORTH[choice.relation_format]
+    return choice.coordinates * _WORTH[choice.weight_format] * relations
 
 
 def _fraction(kept: int, rank: int) -> float:
