@@ -279,7 +279,7 @@ class Config(_Section):
                 f"{self.compact.warmup_epochs}"
             )
         several = isinstance(self.distill.teachers, int) and self.distill.teachers > 1
-        if several and self.has_separate_weights and not self.compact.warmup_epochs:
+        if several and self.has_teacher and not self.compact.warmup_epochs:
             raise ValueError(
                 f"distill.teachers = {self.distill.teachers} needs compact.warmup_epochs, in which "
                 "they learn; where there is compact.source, list their runs"
@@ -292,6 +292,11 @@ class Config(_Section):
     def has_separate_weights(self) -> bool:
         """Whether there is a compact model with weights of its own."""
         return self.train.objective != "dense" and self.compact.weights == "separate"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether separate weights also learn from a source, or from several."""
+        return self.has_separate_weights and self.train.objective != "compact"
 
     @property
     def warmup_epochs(self) -> int:

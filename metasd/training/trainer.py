@@ -209,7 +209,7 @@ class Trainer(Learner):
     def _teachers(self) -> list[Tables]:
         """The other sources that teach: those of named runs, or trained now, one per seed."""
         config, named = self.config, self.config.distill.teachers
-        if not config.has_separate_weights or config.train.objective == "compact":
+        if not config.has_teacher:
             return []
         paths: Sequence[str | Path] = named if isinstance(named, list) else ()
         if isinstance(named, int):

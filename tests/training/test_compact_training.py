@@ -11,6 +11,7 @@ from metasd import compress, kernels
 from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
+from metasd.training.stop_signal import Interrupted
 from metasd.training.trainer import Trainer, resume, train
 
 
@@ -58,6 +59,55 @@ def test_a_compact_model_may_take_over_the_source_of_a_finished_run(
         with pytest.raises(InputError, match=message):
             train(small_graph, config.override([setting]), tmp_path / "wrong")
         assert not (tmp_path / "wrong").exists()
+
+
+TAUGHT = {**SEPARATE, "train.objective": "distill", "distill.forward_weight": 5.0}
+
+
+def test_other_sources_teach_trained_by_the_run_or_before_it(
+    small_graph: Graph, quick: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = quick.override({**TAUGHT, "distill.teachers": 3})
+    run = train(small_graph, several, tmp_path / "run")
+    seeds = sorted((tmp_path / "run" / "teachers").iterdir())
+    assert [path.name for path in seeds] == ["seed-1", "seed-2"]
+    named = quick.override({**TAUGHT, "distill.teachers": [str(path) for path in seeds]})
+    again = train(small_graph, named, tmp_path / "named")
+    alone = train(small_graph, quick.override(TAUGHT), tmp_path / "alone")
+    assert torch.equal(run.model.compact.entities, again.model.compact.entities)
+    assert not torch.equal(run.model.compact.entities, alone.model.compact.entities)
+    assert torch.equal(run.model.entities, alone.model.entities)
+
+    finish = Trainer._finish
+    monkeypatch.setattr(Trainer, "_finish", interrupted)  # at the end of the first other source
+    with pytest.raises(Interrupted):
+        train(small_graph, several, tmp_path / "stopped")
+    monkeypatch.setattr(Trainer, "_finish", finish)
+    resumed = resume(tmp_path / "stopped")
+    assert torch.equal(run.model.compact.entities, resumed.model.compact.entities)
+
+
+def interrupted(*_: object) -> None:
+    raise Interrupted("stopped")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distill.teachers": ["no"]}, r"no: not a run folder"),
+        ({"distill.teachers": 0}, r"distill\.teachers"),
+        (
+            {"distill.teachers": 2, "compact.source": "x", "compact.warmup_epochs": 0},
+            r"needs compact\.warmup_epochs, in which they learn; .* list their runs",
+        ),
+    ],
+)
+def test_teachers_that_cannot_be_are_refused(
+    small_graph: Graph, quick: Config, tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(small_graph, quick.override({**TAUGHT, **settings}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_patience_stops_at_the_pruned_models_best(

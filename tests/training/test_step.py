@@ -192,6 +192,42 @@ def test_separate_weights_take_the_inner_gradient_and_leave_the_source_alone(sta
     assert torch.equal(step.model.entities, source)
 
 
+def test_on_average_several_teachers_are_the_mean_of_their_probabilities() -> None:
+    settings = ("relation_prediction.weight=0", "train.objective=distill")
+    only_forward = ("distill.backward_weight=0", "distill.temperature=2")
+    step, _, triples, _ = both(torch.float64, *settings, *only_forward, *SEPARATE)
+    step.untie_weights()
+    step.entity_weights = None
+    other = tuple(-2 * table for table in (step.model.entities, step.model.relations))
+    step.teachers = [(other[0], other[1])]
+    heads, relations, tails = triples.T.contiguous()
+    keyed = [step.batch(heads, relations, tails, key) for key in range(8)]
+    gradients = [
+        step._distilled(
+            step._encode(step._teacher(batch), batch, tails=False),
+            step._encode(step._compact(), batch),
+        )[2].entities
+        for batch in keyed
+    ]
+    different = [gradients[0]]
+    different += [g for g in gradients if not torch.equal(g, gradients[0])][:1]
+    assert len(different) == 2
+
+    rows = step._compact().entities.clone().requires_grad_()
+    query = step.model.scoring.query(rows.detach()[heads], step._compact().relations[relations])
+    scores = query @ rows.T
+    mean = torch.zeros_like(scores)
+    for entities, table in ((step.model.entities, step.model.relations), other):
+        teaching = step.model.scoring.query(entities[heads], table[relations])
+        mean += (teaching @ entities.T / 2).softmax(1)
+    loss = torch.nn.functional.cross_entropy(scores, tails) + 3 * torch.nn.functional.kl_div(
+        (scores / 2).log_softmax(1), mean / 2, reduction="batchmean"
+    )
+    (wanted,) = torch.autograd.grad(loss, rows)
+    wanted = kernels.apply_mask(wanted, step._compact().masks[0])
+    assert relative((different[0] + different[1]) / 2, wanted) < 1e-9
+
+
 @pytest.mark.parametrize("values", ["fp32", "int2"])
 @pytest.mark.parametrize("objective", ["compact", "distill", "metasd"])
 def test_a_source_rests_while_separate_weights_train(objective: str, values: str) -> None:
