@@ -143,7 +143,7 @@ def _mrr(model: Point | None) -> list[str]:
 def summary() -> str:
     """Five models: of each kind the best by valid with at most a tenth of the dense bytes.
 
-    The last is trained as the default preset trains it; the first is its source.
+    The first is the source of the last.
     """
     columns = [_headline(study(name)) for name in ("fb15k-237", "wn18rr")]
     (found, models), (other, others) = columns
@@ -152,7 +152,7 @@ def summary() -> str:
         "dense, rounded to 8 or 4 bits",
         "dense, pruned in one shot",
         PUBLISHED,
-        "compact, separate weights of 3 bits: the default",
+        "compact, separate weights of 3 bits, without a teacher",
     ]
     head = ("model", "bytes", "epochs", f"{found.graph} valid MRR", "test MRR")
     rows: Rows = [[*head, "bytes", "epochs", f"{other.graph} valid MRR", "test MRR"]]
@@ -181,7 +181,7 @@ def _headline(found: Study) -> tuple[Study, list[Point]]:
 
 
 def _taught(found: Study, models: list[Point]) -> str:
-    """What a teacher adds, which the default does without."""
+    """What a teacher adds."""
     best = found.best((TAUGHT,), models[0].bytes / 10)
     assert best is not None
     test = f", test {best.tested}" if best.tested else ""
