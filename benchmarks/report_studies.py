@@ -224,7 +224,7 @@ def steps() -> str:
 
 
 def _step(found: Study, model: Point, dense: Point, base: Point | None) -> list[str]:
-    gains = [new - old for new, old in zip(model.valid, base.valid, strict=True)] if base else []
+    gains = [new - old for new, old in zip(model.valid, base.valid, strict=False)] if base else []
     return [
         f"{model.bytes / 1e3:.1f} kB, 1/{dense.bytes / model.bytes:.1f}",
         str(found.epochs(model)),

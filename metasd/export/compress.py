@@ -225,12 +225,10 @@ def _choose(entities: Array, codec: str, weight_format: str, trained: str) -> _C
         density = np.count_nonzero(entities) / entities.size
         columns = np.count_nonzero(entities.any(axis=0)) / entities.shape[1]
         zeroless = own in ("int3", "int2")
-        if (
-            columns < (0.9 if trained == "fp32" else 1)
-            and density > (0.99 if zeroless else 0.5) * columns
-        ):
+        enough = 0.99 if zeroless else CODES[own] / 16  # a weight of its own takes two bytes
+        if columns < (0.9 if trained == "fp32" else 1) and density > enough * columns:
             codec = "column"
-        elif density < 0.4:
+        elif density < (0.4 if zeroless else min(0.4, enough)):
             codec = "sparse"
         else:
             codec = "int4" if zeroless and density < 0.99 else own
