@@ -76,6 +76,31 @@ def test_auto_always_finds_a_codec(
         assert np.allclose(small.dense()[0][kept], wanted[kept], rtol=2e-3)
 
 
+def test_columns_that_round_to_many_zeros_stay_columns(small_graph: Graph) -> None:
+    model = trained("complex", small_graph, "column", "int4")
+    columns = np.flatnonzero(model.compact.entities.numpy().any(axis=0))
+    model.entities[:, columns[0]] = 12 * model.entities.std()  # of such rows most is zero
+    model.changed()
+    entities = model.compact.entities.numpy()
+    assert np.count_nonzero(entities) < 0.5 * len(columns) * len(entities)
+    small = metasd.compress(model).entities
+    assert f"{small.codec} {small.weight_format}" == "column int4"
+    assert small.nbytes < metasd.compress(model, "sparse").entities.nbytes
+
+
+@pytest.mark.parametrize("relation_format", ["int8", "int4", "int3", "int2"])
+def test_relations_are_stored_in_what_they_were_trained_in(
+    small_graph: Graph, relation_format: str
+) -> None:
+    model = trained("complex", small_graph, "column", "int3")
+    model.relation_format = relation_format
+    model.changed()
+    small = metasd.compress(model)
+    assert small.relations.weight_format == relation_format
+    wanted = model.compact.relations.numpy()
+    assert np.abs(small.dense()[1] - wanted).max() < 1e-3 * np.abs(wanted).max()
+
+
 def test_a_run_is_compressed_with_all_that_belongs_to_it(run: Run, tmp_path: Path) -> None:
     small = metasd.compress(run)
     small.save_pretrained(tmp_path / "m")
