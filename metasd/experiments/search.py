@@ -27,6 +27,7 @@ from metasd.data.load import load_graph
 from metasd.errors import Diverged, InputError, error_context
 from metasd.files import lock, read_description, write_text
 from metasd.settings import dotted
+from metasd.training.sizing import SIZED
 from metasd.training.tune import by_rules, settled
 
 from .sweep import finished_run, time_left
@@ -73,12 +74,16 @@ class Search:
         return preset(self.preset).override({**self.settings, **chosen})
 
     def settled(self, graph: Graph, record: Path) -> "Search":
-        """The search with what it leaves to be chosen for the graph among its settings."""
+        """The search with what it leaves to be chosen for the graph among its settings.
+
+        What follows from `compact.size` may be another thing in each trial.
+        """
         config = preset(self.preset).override(self.settings)
         chosen = [key for key in config.tune.settings if key not in self.space]
         config = by_rules(graph, config.override({"tune.settings": chosen}))
         found = settled(graph, config, record).flat()
-        return replace(self, settings={**self.settings, **{key: found[key] for key in chosen}})
+        kept = {key: found[key] for key in chosen if key not in SIZED}
+        return replace(self, settings={**self.settings, **kept})
 
 
 def _check(key: str, values: Any) -> None:

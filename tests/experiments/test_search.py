@@ -12,7 +12,10 @@ from metasd.config import Config
 from metasd.errors import InputError
 from metasd.experiments import sweep
 from metasd.experiments.search import Search, run_search
+from metasd.export.compress import compress
 from metasd.files import lock
+from metasd.training.run import Run
+from metasd.training.sizing import limit
 from metasd.training.trainer import Interrupted
 
 CONTENT = {
@@ -144,3 +147,15 @@ def test_the_same_settings_are_trained_once(
     run_search(search, out, 1)
     monkeypatch.setattr(sweep, "train", None)
     assert run_search(search, out, 3)["trial"] == "trial-001"
+
+
+def test_every_trial_has_columns_for_its_size(tmp_path: Path) -> None:
+    settings = {"train.epochs": 2, "compact.size": "1/9", "tune.budget": 0}
+    space = {"model.rank": [32, 64], "compact.weight_format": ["int4", "int3"]}
+    path = written(tmp_path, preset="default", settings=settings, search=space)
+    run_search(Search.load(path), tmp_path / "out", 3)
+    for trial in sorted((tmp_path / "out").glob("trial-*")):
+        run = Run.load(trial)
+        graph = run.graph()
+        assert compress(run, known=False).nbytes <= limit(graph, run.config)
+        assert run.config.compact.size == "1/9"
