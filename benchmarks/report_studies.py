@@ -191,7 +191,7 @@ def _taught(found: Study, models: list[Point]) -> str:
     )
 
 
-STEPS = ("alone", "fresh state", "teacher", "its weight", "its temperature")
+STEPS = ("alone", "fresh state", "teacher", "its weight", "temperature 1.5")
 """Runs of `STEPPED`, each with one idea more than the one before; other runs add to the last."""
 STEPPED = ("codex-s", "kinships")
 

@@ -147,8 +147,8 @@ class CompactConfig(_Section):
 
 
 class DistillConfig(_Section):
-    temperature: float = Field(2.0, ge=1e-3, le=1e3, description="tau of both softmaxes")
-    forward_weight: float = Field(20.0, ge=0, description="of KL(source || compact) in step 1")
+    temperature: float = Field(1.5, ge=1e-3, le=1e3, description="tau of both softmaxes")
+    forward_weight: float = Field(15.0, ge=0, description="of KL(source || compact) in step 1")
     backward_weight: float = Field(0.0, ge=0, description="of KL(compact || source) in step 1")
     teachers: Annotated[int, Field(ge=1)] | list[str] = Field(
         1,
