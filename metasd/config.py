@@ -105,7 +105,7 @@ class CompactConfig(_Section):
         "int8", description="levels of relations, where weight_format rounds at all"
     )
     warmup_epochs: float = Field(
-        0.6,
+        0.62,
         ge=0,
         description="epochs of the source alone, before there is a compact model; below 1: a share "
         "of all epochs",
