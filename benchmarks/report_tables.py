@@ -381,7 +381,35 @@ def sampling() -> str:
 
 DISTILLATION = [f"distillation-{loss}" for loss in ("inner", "meta", "mutual")]
 
+
+def sizes() -> str:
+    """Compact models of a size with nothing else set, and the best dense model of their bytes."""
+    heads = ("format", "bytes", "source", "compact", "to source", "rival", "valid MRR", "time")
+    rows = [["graph, size", "entities", "train triples", *heads]]
+    results = load("sizes")
+    for name, found in results.items():
+        rival = found["rivals"][found["best rival"]]
+        source, compact = found["source"]["valid"], found["compact"]["valid"]
+        rows.append(
+            [
+                *(name, f"{found['entities']:,}", f"{found['train']:,}", found["formats"][0]),
+                f"{found['bytes'] / 1e3:.1f} kB",
+                *(f"{source:.4f}", f"{compact:.4f}", f"{compact / source - 1:+.1%}"),
+                f"rank {rival['rank']}, {found['best rival']}",
+                *(f"{rival['valid']:.4f}", f"{found['processor time']:.2f}"),
+            ]
+        )
+    machines = dict.fromkeys(machine(found) for found in results.values())
+    return (
+        f"{table(rows)}\n\nValid MRR of source, compact model, and the best by valid of dense "
+        "models of at most those bytes, rounded after as many epochs as source and compact model "
+        "had; time of everything, the choice of settings included, relative to the training of "
+        f"the source. {'; '.join(machines)}."
+    )
+
+
 TABLES = {
+    "sizes": sizes,
     "training": training,
     "growth": partial(on_each_processor, "growth", growth),
     "tuning": tuning,
