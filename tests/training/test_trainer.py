@@ -202,6 +202,10 @@ def test_the_quiz_is_a_seeded_share_of_train(small_graph: Graph, quick: Config) 
     rows = set(rows_of(held))
     assert len(rows) == len(train_rows) - len(quiz)
     assert not rows & set(rows_of(quiz))
+    whole, quiz = split_quiz(small_graph, 1.0, seed, cpu, held_out=False)
+    assert len(whole) == len(quiz) == 2 * len(small_graph.train)
+    left, quiz = split_quiz(small_graph, 1.0, seed, cpu, held_out=True)
+    assert (len(left), len(quiz)) == (2, len(whole) - 2)
 
 
 def test_a_diverging_loss_stops_with_advice(
