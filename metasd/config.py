@@ -187,6 +187,14 @@ class EvalConfig(_Section):
         return metric
 
 
+SIZED = (
+    "compact.weight_format",
+    "compact.relation_format",
+    "prune.granularity",
+    "prune.fraction",
+)
+"""Settings that follow from `compact.size`."""
+
 TUNABLE = (
     "model.rank",
     "train.epochs",
@@ -194,10 +202,7 @@ TUNABLE = (
     "train.lr",
     "regularizer.weight",
     "relation_prediction.weight",
-    "compact.weight_format",
-    "compact.relation_format",
-    "prune.granularity",
-    "prune.fraction",
+    *SIZED,
 )
 """Settings that can be chosen for the graph at hand."""
 
@@ -352,10 +357,12 @@ def _keys() -> list[str]:
 def _chosen(tuned: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     """Nested values with what they leave of `tune.settings`.
 
-    A setting that is given leaves the list; one given as `auto` joins it. A list that is given
-    itself stands.
+    A setting that is given leaves the list; one given as `auto` joins it, and what follows from
+    `compact.size` joins with that. A list that is given itself stands.
     """
     given = dict(flatten(values))
+    if given.get("compact.size") is not None and not {*tuned} & {*SIZED}:
+        tuned = [*tuned, *SIZED]
     left: Any = given.get("tune.settings", [key for key in tuned if key not in given])
     if not isinstance(left, list) or "tune" in given:
         return values  # pydantic words what is wrong

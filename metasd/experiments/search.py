@@ -21,13 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metasd.config import Config, preset
+from metasd.config import SIZED, Config, preset
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.errors import Diverged, InputError, error_context
 from metasd.files import lock, read_description, write_text
 from metasd.settings import dotted
-from metasd.training.sizing import SIZED
 from metasd.training.tune import by_rules, settled
 
 from .sweep import finished_run, time_left

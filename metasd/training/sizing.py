@@ -10,16 +10,13 @@ from typing import NamedTuple
 
 from metasd.compressed.description import readable_bytes
 from metasd.compressed.table import CODES, code_bytes
-from metasd.config import Config
+from metasd.config import SIZED, Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.models.base import Scoring
 
 FORMAT, RELATION_FORMAT = "compact.weight_format", "compact.relation_format"
 GRANULARITY, FRACTION = "prune.granularity", "prune.fraction"
-SIZED = (FORMAT, RELATION_FORMAT, GRANULARITY, FRACTION)
-"""Settings that follow from `compact.size`."""
-
 _WORTH = {"int8": 1.1, "int4": 1.0, "int3": 0.74, "int2": 0.45, "ternary": 0.4}
 """What an entity's column in a weight format is worth, so that more columns in fewer bits are taken
 only where they are worth it: studies/codex-s.

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metasd.config import TUNABLE, Config
+from metasd.config import SIZED, TUNABLE, Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
@@ -35,7 +35,7 @@ from metasd.files import read_json_lines, write_lines
 from metasd.models.base import Scoring
 
 from .learner import Learner
-from .sizing import SIZED, sized
+from .sizing import sized
 from .stop_signal import Interrupted, Signals
 
 REGULARIZER, RELATION_PREDICTION = "regularizer.weight", "relation_prediction.weight"

@@ -14,7 +14,7 @@ import torch
 
 from metasd.compressed import CompressedModel
 from metasd.compressed.storage import is_compressed
-from metasd.config import Config
+from metasd.config import SIZED, Config
 from metasd.data.graph import Graph
 from metasd.data.restriction import places, restricted
 from metasd.data.sorting import count_shared
@@ -26,7 +26,6 @@ from metasd.models.new_rows import fit_rows
 
 from .checkpoint import MODEL_TENSORS, Layout, restore_model
 from .run import NEITHER, Run, RunFolder
-from .sizing import SIZED
 from .step import Step
 
 Floats = npt.NDArray[np.float32]

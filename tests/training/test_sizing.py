@@ -86,3 +86,12 @@ def test_a_size_that_cannot_be_is_refused(
 def test_the_published_method_has_no_size(small_graph: Graph) -> None:
     with pytest.raises(InputError, match=r"compact\.size needs compact\.weights = separate"):
         by_rules(small_graph, preset("metasd").override({"compact.size": "1/20"}))
+
+
+def test_a_run_that_had_no_size_may_get_one(small_graph: Graph) -> None:
+    old = by_rules(small_graph, Config().override({"model.rank": 64})).override(
+        {"tune.settings": []}
+    )
+    assert by_rules(small_graph, old.override({"compact.size": "1/20"})).prune.fraction > 0
+    given = {"compact.size": "1/20", "compact.weight_format": "int2"}
+    assert by_rules(small_graph, old.override(given)).compact.weight_format == "int2"

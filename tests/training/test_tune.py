@@ -9,9 +9,9 @@ import pytest
 
 import metasd
 from metasd import Config, Graph, InputError, load_graph
+from metasd.config import SIZED
 from metasd.training import trainer, tune
 from metasd.training.run import RunFolder
-from metasd.training.sizing import SIZED
 from metasd.training.stop_signal import Interrupted
 
 ALL = ("regularizer.weight", "relation_prediction.weight", "train.lr")
