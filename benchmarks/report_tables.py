@@ -388,6 +388,9 @@ TABLES = {
     "sampling": sampling,
     "growth_settings": partial(on_each_processor, "growth_settings", growth_settings),
     "step": partial(on_each_processor, "step", partial(comparison, "one step", ["step"])),
+    "source_step": partial(
+        on_each_processor, "source_step", partial(comparison, "a source's step", ["source_step"])
+    ),
     "cross_entropy": partial(
         on_each_processor, "cross_entropy", partial(comparison, "cross entropy", ["cross_entropy"])
     ),
