@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     `heads`, `relations` and `tails` lead to the rows of this process's (b,) triples; `targets`
     int64 (B,) are the tails of all triples of its replica, counted from the first entity of its
     block; `share` is what the replica has of the whole batch, and `first` the number of its first
-    triple there. `key` is what chance depends on.
+    triple there. `key` is what chance depends on; `ends` are heads and tails of the whole batch.
     """
 
     heads: RowIndex
@@ -49,6 +49,7 @@ class Batch(NamedTuple):
     share: float = 1.0
     first: int = 0
     key: int = 0
+    ends: tuple[Tensor, ...] = ()
 
 
 class Loss(Enum):
@@ -110,6 +111,7 @@ class Streaming(TypedDict):
     score_memory: int
     group: str
     sampling: kernels.Sampling
+    multiplicity: Tensor | None
 
 
 class Step:
@@ -120,9 +122,13 @@ class Step:
     ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         tables = (model.entities, model.relations)
+        self.multiplicity: Tensor | None = None  # of the scored rows, where they are a sample
+        self.first_entity = model.processes.block(model.num_entities).start  # of those rows
         self.threshold = sampling.threshold(config, model.num_entities, model.entities.device)
         self.optimizer = self._adagrad(tables, config.train.lr)
-        self.meta_optimizer = self._adagrad(tables, config.distill.meta_lr)
+        self.meta_optimizer: torch.optim.Optimizer | None = None
+        if config.train.objective == "metasd":
+            self.meta_optimizer = self._adagrad(tables, config.distill.meta_lr)
         self.compact_optimizer: torch.optim.Optimizer | None = None
         if model.separate:
             self.compact_optimizer = self._adagrad(model.separate, config.compact.lr)
@@ -144,7 +150,9 @@ class Step:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The states of all optimisers by name, for a checkpoint; writable in place."""
-        optimizers = {"adagrad": self.optimizer, "meta_adagrad": self.meta_optimizer}
+        optimizers = {"adagrad": self.optimizer}
+        if self.meta_optimizer:
+            optimizers["meta_adagrad"] = self.meta_optimizer
         if self.compact_optimizer:
             optimizers["compact_adagrad"] = self.compact_optimizer
         return {
@@ -195,6 +203,7 @@ class Step:
             len(columns[0]) / max(len(heads), 1),
             processes.replica_start(len(heads)),
             key,
+            (heads, tails),
         )
 
     # Step 0
@@ -236,6 +245,7 @@ class Step:
         )
         gradients = self._new_gradients(grad_entities)
         self._backward(source, [(source.query, self._returned(grad_query))], gradients)
+        assert self.meta_optimizer is not None
         self._apply(self.meta_optimizer, gradients, batch)
         return inner_loss, quiz_loss, gradients
 
@@ -442,9 +452,10 @@ class Step:
                 route.scatter(grad.contiguous(), mask, out)
 
     def _new_gradients(self, grad_candidates: Tensor) -> Gradients:
-        """Starts from the gradient of the scored rows (N, d); with two roles the heads' is zero."""
-        if self.model.tail_offset:
-            grad_candidates = torch.cat([torch.zeros_like(grad_candidates), grad_candidates])
+        """Starts from the gradient of the scored rows (N, d); that of rows before them is zero."""
+        if offset := self.model.tail_offset:
+            heads = grad_candidates.new_zeros(offset, grad_candidates.shape[1])
+            grad_candidates = torch.cat([heads, grad_candidates])
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
     def _shared(self, query: Tensor, batch: Batch) -> Tensor:
@@ -472,11 +483,11 @@ class Step:
 
     def _streaming(self, batch: Batch, loss: Loss) -> Streaming:
         settings, processes = self.config.train, self.model.processes
-        first_entity = processes.block(self.model.num_entities).start
         drawn = sampling.key(batch.key, loss.value)
         return {
             "precision": settings.precision,
             "score_memory": settings.score_memory,
             "group": processes.group,
-            "sampling": kernels.Sampling(self.threshold, drawn, batch.first, first_entity),
+            "sampling": kernels.Sampling(self.threshold, drawn, batch.first, self.first_entity),
+            "multiplicity": self.multiplicity,
         }

@@ -289,7 +289,10 @@ class Trainer(Learner):
         if state.epoch == settings.epochs and self.model.masks is None:
             self.update_masks(state.epoch)  # all epochs were the source's: the other is a copy
         tables = (self.model.entities, self.model.relations)
-        if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
+        parts = (
+            part for table in tables for part in table.split(1 << 16)
+        )  # a byte per weight of each
+        if self.processes.all_reduce_max(not all(bool(part.isfinite().all()) for part in parts)):
             raise self._diverged(f"a weight {_NOT_FINITE}")
         if state.epoch % self.config.eval.every == 0 or state.stopped:
             self._validate(record)
@@ -373,6 +376,7 @@ class Trainer(Learner):
             "graph_sha256": self.graph.digest,
             "unseen": self.graph.unseen,
             "seed": self.config.train.seed,
+            "sample": self.config.eval.sample,
             "epochs": self.state.epoch,
             "best_epoch": self.state.best_epoch,
             "chosen_by": f"valid {self._chosen_by()}" if len(self.graph.valid) else "last epoch",
@@ -387,13 +391,16 @@ class Trainer(Learner):
         return Run(self.folder.path, self.config, self.graph, self.model, history, metrics)
 
     def _evaluate(self, split: str, view: ModelView, label: str) -> dict[str, Any]:
-        with self._progress.task(label, 2 * len(self.graph.split(split))) as advance:
+        sample = self.config.eval.sample
+        count = len(self.graph.split(split))
+        with self._progress.task(label, 2 * min(sample or count, count)) as advance:
             return evaluate(
                 view,
                 self.graph,
                 split,
                 score_memory=self.config.train.score_memory,
                 known=self.known,
+                sample=sample,
                 progress=advance,
             )
 
