@@ -289,9 +289,10 @@ class Trainer(Learner):
         if state.epoch == settings.epochs and self.model.masks is None:
             self.update_masks(state.epoch)  # all epochs were the source's: the other is a copy
         tables = (self.model.entities, self.model.relations)
+        rows = 1 << 16  # at a time: the answer takes a byte per weight
         parts = (
-            part for table in tables for part in table.split(1 << 16)
-        )  # a byte per weight of each
+            table[first : first + rows] for table in tables for first in range(0, len(table), rows)
+        )
         if self.processes.all_reduce_max(not all(bool(part.isfinite().all()) for part in parts)):
             raise self._diverged(f"a weight {_NOT_FINITE}")
         if state.epoch % self.config.eval.every == 0 or state.stopped:
