@@ -28,6 +28,7 @@ CODECS = {
     "sparse, int8": ("sparse", "int8"),
     "int8": ("int8", "int8"),
     "int4": ("int4", "int4"),
+    "int3": ("int3", "int3"),
     "ternary": ("ternary", "ternary"),
 }
 LOADING = """
@@ -66,6 +67,12 @@ def pruned(rows: int, width: int, generator: torch.Generator) -> Tensor:
     return torch.where(table.abs() > 1.6448536, table, 0.0)  # 10 % of a normal lie beyond
 
 
+def encoded(table: Tensor, codec: tuple[str, str]) -> Table:
+    if codec[0] == "int3":  # has no zero: its table is not pruned
+        table = torch.where(table == 0, 1.0, table)
+    return encode(table.numpy(), *codec)
+
+
 def saved_model(table: Tensor, codec: tuple[str, str], folder: Path) -> CompressedModel:
     """A model of that table, with labels and known triples as long and as many as WN18RR's."""
     entities = len(table)
@@ -77,8 +84,8 @@ def saved_model(table: Tensor, codec: tuple[str, str], folder: Path) -> Compress
     model = CompressedModel(
         "complex",
         table.shape[1] // 2,
-        encode(table.numpy(), *codec),
-        encode(relations.numpy(), *codec),
+        encoded(table, codec),
+        encoded(relations, codec),
         Labels.of(names, human, "entity"),
         Labels.of([f"_relation_{i}" for i in range(RELATIONS)], {}, "relation"),
         KnownAnswers.of_triples(triples, entities, RELATIONS),

@@ -1,4 +1,4 @@
-"""One MetaSD step against the dense baseline, its products alone, and a plain PyKEEN batch."""
+"""One MetaSD step, and one of a source alone, against the dense baseline and the products alone."""
 
 from functools import partial
 from typing import Any
@@ -25,17 +25,7 @@ from metasd.training.step import Step
 
 def metasd_step(options: Options) -> Call:
     """The package's step, as the trainer runs it."""
-    entities, relations = random_tables(options)
-    config = preset("metasd").override(
-        {
-            "model.rank": options.rank,
-            "relation_prediction.weight": 4.0,
-            "train.precision": options.precision,
-        }
-    )
-    masks = kernels.topk_mask([entities, relations], 0.9)
-    model = Model(Scoring.named("complex")(options.rank), entities, relations, (masks[0], masks[1]))
-    step = Step(model, config)
+    step = _step(options, "metasd")
 
     def call() -> dict[str, float]:
         batch, quiz = (random_triples(options, n) for n in (options.batch, options.quiz))
@@ -46,10 +36,55 @@ def metasd_step(options: Options) -> Call:
     return call
 
 
+def source_step(options: Options) -> Call:
+    """The same without a compact model."""
+    step = _step(options, "dense")
+
+    def call() -> dict[str, float]:
+        batch = random_triples(options, options.batch).T.contiguous()
+        losses = step(Phase.SOURCE, step.batch(*batch), None)
+        return {name: float(loss) for name, loss in losses.items()}
+
+    return call
+
+
+def _step(options: Options, objective: str) -> Step:
+    entities, relations = random_tables(options)
+    config = preset("metasd").override(
+        {
+            "model.rank": options.rank,
+            "relation_prediction.weight": 4.0,
+            "train.objective": objective,
+            "train.precision": options.precision,
+        }
+    )
+    masks = kernels.topk_mask([entities, relations], 0.9)
+    model = Model(Scoring.named("complex")(options.rank), entities, relations, (masks[0], masks[1]))
+    return Step(model, config)
+
+
 def dense_step(options: Options) -> Call:
     """Eager PyTorch with a double backward, see dense.py."""
+    model = _dense(options)
+
+    def call() -> None:
+        model.step(random_triples(options, options.batch), random_triples(options, options.quiz))
+
+    return call
+
+
+def dense_source_step(options: Options) -> Call:
+    model = _dense(options)
+
+    def call() -> None:
+        model.source_step(random_triples(options, options.batch))
+
+    return call
+
+
+def _dense(options: Options) -> DenseMetaSD:
     entities, relations = random_tables(options)
-    model = DenseMetaSD(
+    return DenseMetaSD(
         entities,
         relations,
         Settings(
@@ -60,11 +95,6 @@ def dense_step(options: Options) -> Call:
             for mask in kernels.topk_mask([entities, relations], 0.9)
         ),
     )
-
-    def call() -> None:
-        model.step(random_triples(options, options.batch), random_triples(options, options.quiz))
-
-    return call
 
 
 def pykeen_batch(options: Options) -> Call:
@@ -119,6 +149,15 @@ CONTENDERS = {
     "products alone": Contender(products_alone, {"precision": "auto", **PRODUCTS}),
     "products alone, fp32": Contender(products_alone, {"precision": "fp32", **PRODUCTS}),
 }
+ALONE = {"products": {"batch": [1, 1]}}
+SOURCE_CONTENDERS = {
+    "metasd": Contender(source_step, {"precision": "auto"}),
+    "metasd, fp32": Contender(source_step, {"precision": "fp32"}),
+    "eager, fp32": Contender(dense_source_step, {"precision": "fp32"}),
+    "eager, bf16 products": Contender(dense_source_step, {"precision": "bf16"}),
+    "products alone": Contender(products_alone, {"precision": "auto", **ALONE}),
+    "products alone, fp32": Contender(products_alone, {"precision": "fp32", **ALONE}),
+}
 SHAPE = {"entities": 14541, "relations": 474, "rank": 128, "batch": 1000, "quiz": 1000}
 QUICK = {"entities": 2000, "relations": 474, "rank": 16, "batch": 200, "quiz": 200}
 
@@ -127,4 +166,11 @@ def test_step(benchmark: Any, record: Any, quick: bool) -> None:
     shape = QUICK if quick else SHAPE
     record("step", compare(CONTENDERS, shape, quick, rounds=2))
     step = metasd_step(Options(**shape, precision="auto"))
+    benchmark.pedantic(step, rounds=3, warmup_rounds=1)
+
+
+def test_source_step(benchmark: Any, record: Any, quick: bool) -> None:
+    shape = QUICK if quick else SHAPE
+    record("source_step", compare(SOURCE_CONTENDERS, shape, quick, rounds=2))
+    step = source_step(Options(**shape, precision="auto"))
     benchmark.pedantic(step, rounds=3, warmup_rounds=1)

@@ -69,7 +69,8 @@ def worker(case: dict[str, Any]) -> None:
     processes = distributed.start()
     began = time.perf_counter()
     graph = load_graph(case["graph"]) if case["graph"] else graph_of(case["entities"])
-    settings = {"model.rank": RANK, "train.batch_size": BATCH, **case["settings"]}
+    settings = {"model.rank": RANK, "train.batch_size": BATCH, "train.candidates": "all"}
+    settings |= case["settings"]
     config = preset("metasd").override(settings)
     trainer = Trainer(graph, config, RunFolder("nothing is written"), processes)
     trainer.update_masks(trainer.state.epoch)
@@ -119,6 +120,7 @@ def main() -> None:
     arguments.add_argument("--entities", type=int, nargs="+", default=ENTITIES)
     arguments.add_argument("--graph", type=Path, help="a prepared graph, instead of --entities")
     arguments.add_argument("--steps", type=int, default=3)
+    arguments.add_argument("--candidates", default="all", help="train.candidates")
     chosen = arguments.parse_args()
     if chosen.worker:
         worker(chosen.worker)
@@ -130,7 +132,7 @@ def main() -> None:
             "entities": entities,
             "graph": str(chosen.graph) if chosen.graph else None,
             "steps": chosen.steps,
-            "settings": {},
+            "settings": {"train.candidates": chosen.candidates},
         }
         found = {str(n): measured(case, n) for n in (1, 2)}
         name = load_graph(chosen.graph).name if chosen.graph else None
@@ -138,6 +140,8 @@ def main() -> None:
     shape = {"rank": RANK, "batch": BATCH}
     result = {**measured_on(), "shape": shape, "cases": cases}
     name = "sharding-graph.json" if chosen.graph else "sharding.json"
+    if chosen.candidates != "all":
+        name = "sharding-candidates.json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -14,6 +14,9 @@ TABLE_BYTES = 30
 """Of memory for each number of the table: fp32 weight, two Adagrad sums, three gradients at a time;
 bf16 copies of the source's and the compact model's table and of the derivative's."""
 
+KEPT_BYTES = 12
+"""Of these, weight and Adagrad sums; the rest is only needed for rows that a step touches."""
+
 PASS_BYTES = 132
 """Read and written for each number of the table in a step: three optimiser steps of 20, gradients
 and the temporary compact model 36, bf16 copies 36."""
@@ -86,17 +89,27 @@ class Step:
         return max(self.seconds, key=self.seconds.__getitem__)
 
 
-def step(graph: Graph, shards: int, batch: int, width: int, machine: Machine = Machine()) -> Step:
+def step(
+    graph: Graph,
+    shards: int,
+    batch: int,
+    width: int,
+    candidates: int | None = None,
+    machine: Machine = Machine(),
+) -> Step:
+    """`candidates`: how many entities are scored; heads of batch and quiz are read besides them."""
     numbers = graph.entities / shards * width
-    scores = graph.entities / shards * batch
+    scored = graph.entities if candidates is None else candidates
+    touched = numbers if candidates is None else (candidates + 2 * batch) / shards * width
+    scores = scored / shards * batch
     sent = traffic(shards, batch, width, graph.relations)
     wire = machine.near if shards <= 8 else machine.far
     return Step(
-        TABLE_BYTES * numbers + 24 * graph.triples + 2**28,
+        KEPT_BYTES * numbers + (TABLE_BYTES - KEPT_BYTES) * touched + 24 * graph.triples + 2**28,
         sent,
         {
             "products": PRODUCTS * 2 * scores * width / (machine.share * machine.operations),
-            "memory": (PASS_BYTES * numbers + SCORE_BYTES * scores)
+            "memory": (PASS_BYTES * touched + SCORE_BYTES * scores)
             / (machine.share * machine.bandwidth),
             "network": sent / (machine.share * wire),
             "latency": COLLECTIVES * machine.latency if shards > 1 else 0.0,

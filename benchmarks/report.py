@@ -23,6 +23,7 @@ elsewhere = [path for path in sys.path if Path(path).resolve() != ROOT]
 sys.path[:] = [*elsewhere, str(ROOT / "benchmarks"), str(ROOT)]
 
 import report_attacks  # noqa: E402
+import report_candidates  # noqa: E402
 import report_figures  # noqa: E402
 import report_studies  # noqa: E402
 import report_tables  # noqa: E402
@@ -30,7 +31,12 @@ import report_tables  # noqa: E402
 from metasd import InputError  # noqa: E402
 from metasd.experiments.study_report import outdated_study_report, write_study_report  # noqa: E402
 
-TABLES = {**report_attacks.TABLES, **report_studies.TABLES, **report_tables.TABLES}
+TABLES = {
+    **report_attacks.TABLES,
+    **report_candidates.TABLES,
+    **report_studies.TABLES,
+    **report_tables.TABLES,
+}
 BLOCK = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.S)
 KEPT = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "tie_rate", "pessimistic", "by_frequency")
 

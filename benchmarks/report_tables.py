@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ DRAWN = PROCESSORS[0]
 def load(name: str, processor: str = "") -> dict[str, Any]:
     """A result, of one instruction set or (a run's, say) of none."""
     return dict(json.loads((RESULTS / processor / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def listed(name: str) -> list[dict[str, Any]]:
+    """Results that were added one by one."""
+    return list(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def on_each_processor(name: str, made: Callable[[str], str]) -> str:
@@ -330,26 +336,32 @@ def sharding() -> str:
 
 
 def modelled_steps() -> str:
-    rows = [["graph", "GPUs", "memory per GPU", "traffic per GPU", "step", "epoch", "limit"]]
-    rank, batch = 256, 4096
-    for graph in modelled.GRAPHS:
-        for shards in (1, 8, 64, 512):
-            step = modelled.step(graph, shards, batch, 2 * rank)
-            steps = 2 * graph.triples / batch
-            fits = step.memory < modelled.Machine().memory
-            rows.append(
-                [
-                    f"{graph.name}, {graph.entities / 1e6:.1f} million entities",
-                    str(shards),
-                    f"{step.memory / 1e9:,.1f} GB",
-                    f"{step.traffic / 1e6:,.0f} MB",
-                    *(
-                        (duration(step.total), f"{steps * step.total / 3600:,.2f} h", step.limit)
-                        if fits
-                        else ("", "", "does not fit")
-                    ),
-                ]
-            )
+    rows = [
+        [
+            "graph",
+            "scored",
+            *("GPUs", "memory per GPU", "traffic per GPU", "step", "epoch", "limit"),
+        ]
+    ]
+    rank, batch, counts = 256, 4096, (1, 8, 64, 512)
+    for graph, candidates, shards in product(modelled.GRAPHS, (None, 4 * batch), counts):
+        step = modelled.step(graph, shards, batch, 2 * rank, candidates)
+        steps = 2 * graph.triples / batch
+        fits = step.memory < modelled.Machine().memory
+        rows.append(
+            [
+                f"{graph.name}, {graph.entities / 1e6:.1f} million entities",
+                "all" if candidates is None else f"{candidates:,}",
+                str(shards),
+                f"{step.memory / 1e9:,.1f} GB",
+                f"{step.traffic / 1e6:,.0f} MB",
+                *(
+                    (duration(step.total), f"{steps * step.total / 3600:,.2f} h", step.limit)
+                    if fits
+                    else ("", "", "does not fit")
+                ),
+            ]
+        )
     return f"{table(rows)}\n\nrank {rank}, batch {batch:,}."
 
 
@@ -357,7 +369,7 @@ def sampling() -> str:
     """Valid MRR with and without sampled gradients."""
     rows = [["graph", "rank", "epochs", "model", "seed", "sampled", "exact"]]
     pairs: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    results = json.loads((RESULTS / "sampling.json").read_text(encoding="utf-8"))
+    results = listed("sampling")
     for row in results:
         key = (row["graph"], tuple(row["settings"]), row["seed"])
         pairs.setdefault(key, {})["exact" if row["sampling"] == "off" else "sampled"] = row
@@ -416,6 +428,9 @@ TABLES = {
     "sampling": sampling,
     "growth_settings": partial(on_each_processor, "growth_settings", growth_settings),
     "step": partial(on_each_processor, "step", partial(comparison, "one step", ["step"])),
+    "source_step": partial(
+        on_each_processor, "source_step", partial(comparison, "a source's step", ["source_step"])
+    ),
     "cross_entropy": partial(
         on_each_processor, "cross_entropy", partial(comparison, "cross entropy", ["cross_entropy"])
     ),

@@ -6,9 +6,9 @@ For every graph, at the same rank and epochs and for the source alone: what the 
 the search on valid finds, and the best of the trials, which draw regularizer weight, relation
 prediction weight and learning rate at random. After a fifth of the epochs the better third of the
 trials goes on, after half of them the better third of these. With all three a source is trained as
-a run does it, which keeps the best of its validations. Results go to
-benchmarks/results/tuning.json, by graph; with `--keep-best` the settings of the best trial are
-those that stand there.
+a run does it, which keeps the best of its validations. Times are of the processor, so that other
+work does not count. Results go to benchmarks/results/tuning.json, by graph; with `--keep-best`
+the settings of the best trial are those that stand there.
 """
 
 import argparse
@@ -44,11 +44,11 @@ class Trial:
     seconds: float = 0.0
 
     def train(self, epochs: int) -> "Trial":
-        start = time.perf_counter()
+        start = time.process_time()
         for epoch in range(self.epochs, epochs):
             for _ in self.learner.steps(epoch):
                 pass
-        self.epochs, self.seconds = epochs, self.seconds + time.perf_counter() - start
+        self.epochs, self.seconds = epochs, self.seconds + time.process_time() - start
         return self
 
     def mrr(self, graph: Graph, split: str) -> float:
@@ -80,10 +80,10 @@ def measured(
 ) -> dict[str, Any]:
     asked = Config().override({"train.objective": "dense"}).override(settings)
     rules = by_rules(graph, asked)
-    start = time.perf_counter()
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         chosen = settled(graph, rules, Path(folder) / "tuning.jsonl")
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     fixed = rules.override({"tune.settings": []})
     if before and (before["rank"], before["epochs"]) != (fixed.model.rank, fixed.train.epochs):
         raise SystemExit(f"{graph.name}: the best that is there has another rank or other epochs")

@@ -345,11 +345,13 @@ class Engine {
       for (int s = 0; s < Loss::kScores; ++s) z[s] = at.scores(s);
       for (int i = 0; i < Loss::kFirstTarget; ++i) stat[i] = load(place + i * stride, All{});
       Loss::raise(loss, z, at.count, stat);
-      for (int64_t row = 0; row < at.count; ++row) {
-        f32 here[Loss::kScores];
-        scores_at(at, row, here);
-        Loss::add(loss, here, stat);
-      }
+      with_counts(at.engine.args_, at.start + at.n, [&](auto counts) METASD_LAMBDA {
+        for (int64_t row = 0; row < at.count; ++row) {
+          f32 here[Loss::kScores];
+          scores_at(at, row, here);
+          Loss::add(loss, here, counts(row), stat);
+        }
+      });
       for (int i = 0; i < Loss::kFirstTarget; ++i) store(place + i * stride, stat[i], All{});
       at.engine.each_target(at, [&](int lane, int64_t row) {
         for (int s = 0; s < Loss::kScores; ++s)
@@ -361,6 +363,11 @@ class Engine {
   // Writes G.T in both arrangements.
   struct GradientPass {
     METASD_INLINE void run(const Strip& at) {
+      with_counts(at.engine.args_, at.start + at.n,
+                  [&](auto counts) METASD_LAMBDA { write(at, counts); });
+    }
+    template <class Counts>
+    METASD_INLINE void write(const Strip& at, Counts counts) {
       const Loss loss = at.engine.loss_;
       const int64_t query = at.query(), column = query % kBlock;
       f32 factor[Loss::kFactors];
@@ -369,7 +376,7 @@ class Engine {
       const auto gradient = [&](int64_t row, f32* g) METASD_LAMBDA {
         f32 z[Loss::kScores];
         scores_at(at, row, z);
-        Loss::gradient(loss, z, factor, g);
+        Loss::gradient(loss, z, counts(row), factor, g);
       };
       bf16 *rows[Loss::kScores]{}, *pairs[Loss::kScores]{};
       for (int s = 0; s < Loss::kScores; ++s) {

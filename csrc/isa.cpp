@@ -24,7 +24,7 @@
 #define METASD_PASSES(name)                                                                       \
   {name, false, cross_entropy, distillation, meta, strip_cross_entropy, strip_distillation,       \
    strip_meta, rank, topk, cast_rows, accumulate, accumulate_transposed, complex_product, dura,   \
-   quantize_rows, scatter_add, scan_magnitudes, write_mask, count_magnitudes}
+   quantize_rows, adagrad_rows, scatter_add, scan_magnitudes, write_mask, count_magnitudes}
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define METASD_X86 1

@@ -7,6 +7,12 @@ constexpr int64_t kChunk = 4096;  // columns whose scores stay in the first-leve
 
 METASD_INLINE float exp_scalar(float x) { return exp_nonpositive<float>(splat(x))[0]; }
 
+// An exponential, or what follows from it, as often as the entity of its column counts.
+template <class Lanes>
+METASD_INLINE f32 counted(f32 e, const float* multiplicity, int64_t j, Lanes lanes) {
+  return multiplicity ? e * load(multiplicity + j, lanes) : e;
+}
+
 // Four running maxima, since each has to wait for its own last comparison.
 template <class T>
 METASD_INLINE float chunk_max(const T* z, int64_t begin, int64_t end) {
@@ -38,7 +44,8 @@ void cross_entropy_row(T* z, const CrossEntropyArgs& a, int64_t row) {
       }
       f32 partial{};
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
-        partial += keep(exp_nonpositive<T>(load(z + j, lanes) - max), 0.0f, lanes);
+        const f32 e = exp_nonpositive<T>(load(z + j, lanes) - max);
+        partial += keep(counted(e, a.multiplicity, j, lanes), 0.0f, lanes);
       });
       sum += horizontal_sum(partial);
     }
@@ -49,9 +56,13 @@ void cross_entropy_row(T* z, const CrossEntropyArgs& a, int64_t row) {
     const float weight = a.scale * (a.weight ? a.weight[row] : 1.0f);
     const float max = stat[0], factor = weight / stat[1];
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
-      store(z + j, exp_nonpositive<T>(load(z + j, lanes) - max) * factor, lanes);
+      const f32 p = exp_nonpositive<T>(load(z + j, lanes) - max) * factor;
+      store(z + j, counted(p, a.multiplicity, j, lanes), lanes);
     });
-    if (has_target) store(z + target, splat(exp_scalar(stat[2] - max) * factor - weight), First{1});
+    if (has_target) {
+      const f32 p = counted(splat(exp_scalar(stat[2] - max) * factor), a.multiplicity, target, First{1});
+      store(z + target, p - weight, First{1});
+    }
   }
 }
 
@@ -96,14 +107,19 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
       f32 sum_s{}, sum_p{}, sum_st{}, sum_pt{}, moment_s{}, moment_p{};
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
         const f32 s = load(zs + j, lanes), p = load(zp + j, lanes);
-        const f32 es = keep(exp_nonpositive<T>((s - max_s) * inverse_tau), 0.0f, lanes);
-        const f32 ep = keep(exp_nonpositive<T>((p - max_p) * inverse_tau), 0.0f, lanes);
+        const f32 one_s = keep(exp_nonpositive<T>((s - max_s) * inverse_tau), 0.0f, lanes);
+        const f32 one_p = keep(exp_nonpositive<T>((p - max_p) * inverse_tau), 0.0f, lanes);
+        const f32 es = counted(one_s, a.multiplicity, j, lanes);
+        const f32 ep = counted(one_p, a.multiplicity, j, lanes);
         const f32 difference = (s - p) * inverse_tau;
         sum_st += es, sum_pt += ep;
         moment_s += es * difference, moment_p -= ep * difference;
-        sum_p += keep(at_temperature_one<T, kWholeTau>(p - max_p, ep, tau), 0.0f, lanes);
-        if constexpr (kSourceGradient)
-          sum_s += keep(at_temperature_one<T, kWholeTau>(s - max_s, es, tau), 0.0f, lanes);
+        const f32 sharp_p = at_temperature_one<T, kWholeTau>(p - max_p, one_p, tau);
+        sum_p += keep(counted(sharp_p, a.multiplicity, j, lanes), 0.0f, lanes);
+        if constexpr (kSourceGradient) {
+          const f32 sharp_s = at_temperature_one<T, kWholeTau>(s - max_s, one_s, tau);
+          sum_s += keep(counted(sharp_s, a.multiplicity, j, lanes), 0.0f, lanes);
+        }
       });
       stat[2] += horizontal_sum(sum_s), stat[3] += horizontal_sum(sum_p);
       stat[4] += horizontal_sum(sum_st), stat[5] += horizontal_sum(sum_pt);
@@ -131,15 +147,14 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
       const f32 ep = exp_nonpositive<T>((p - max_p) * inverse_tau), pp = ep * inverse_pt;
       const f32 ratio = (p - s) * inverse_tau + shift;
       const f32 difference = (pp - ps) * by_difference;
-      store(zp + j,
-            at_temperature_one<T, kWholeTau>(p - max_p, ep, tau) * factor_p + difference +
-                pp * (ratio - kl_ps) * by_logarithm,
-            lanes);
-      if constexpr (kSourceGradient)
-        store(zs + j,
-              at_temperature_one<T, kWholeTau>(s - max_s, es, tau) * factor_s - difference -
-                  ps * (ratio + kl_sp) * by_logarithm,
-              lanes);
+      const f32 grad_p = at_temperature_one<T, kWholeTau>(p - max_p, ep, tau) * factor_p + difference +
+                         pp * (ratio - kl_ps) * by_logarithm;
+      store(zp + j, counted(grad_p, a.multiplicity, j, lanes), lanes);
+      if constexpr (kSourceGradient) {
+        const f32 grad_s = at_temperature_one<T, kWholeTau>(s - max_s, es, tau) * factor_s - difference -
+                           ps * (ratio + kl_sp) * by_logarithm;
+        store(zs + j, counted(grad_s, a.multiplicity, j, lanes), lanes);
+      }
     });
     if (has_target) {
       const float s = stat[8], p = stat[9];
@@ -147,14 +162,17 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
       const float pp = exp_scalar((p - max_p) * inverse_tau) * inverse_pt;
       const float ratio = (p - s) * inverse_tau + shift;
       const float difference = (pp - ps) * by_difference;
+      const float count = a.multiplicity ? a.multiplicity[target] : 1.0f;
       store(zp + target,
-            splat(exp_scalar(p - max_p) * factor_p - weight + difference +
-                  pp * (ratio - kl_ps) * by_logarithm),
+            splat((exp_scalar(p - max_p) * factor_p + difference + pp * (ratio - kl_ps) * by_logarithm) *
+                      count -
+                  weight),
             First{1});
       if constexpr (kSourceGradient)
         store(zs + target,
-              splat(exp_scalar(s - max_s) * factor_s - weight - difference -
-                    ps * (ratio + kl_sp) * by_logarithm),
+              splat((exp_scalar(s - max_s) * factor_s - difference - ps * (ratio + kl_sp) * by_logarithm) *
+                        count -
+                    weight),
               First{1});
     }
   }
@@ -184,10 +202,10 @@ void meta_row(T* zs, const T* zp, const T* zdot, const MetaArgs& a, int64_t row)
       f32 sum_s{}, sum_p{}, moment_s{}, moment_p{};
       vectors(begin, end, [&](int64_t j, auto lanes) METASD_LAMBDA {
         const f32 dot = load(zdot + j, lanes);
-        const f32 es =
-            keep(exp_nonpositive<T>((load(zs + j, lanes) - max_s) * inverse_tau), 0.0f, lanes);
-        const f32 ep =
-            keep(exp_nonpositive<T>((load(zp + j, lanes) - max_p) * inverse_tau), 0.0f, lanes);
+        const f32 one_s = exp_nonpositive<T>((load(zs + j, lanes) - max_s) * inverse_tau);
+        const f32 one_p = exp_nonpositive<T>((load(zp + j, lanes) - max_p) * inverse_tau);
+        const f32 es = keep(counted(one_s, a.multiplicity, j, lanes), 0.0f, lanes);
+        const f32 ep = keep(counted(one_p, a.multiplicity, j, lanes), 0.0f, lanes);
         sum_s += es, sum_p += ep;
         moment_s += es * dot, moment_p += ep * dot;
       });
@@ -205,7 +223,8 @@ void meta_row(T* zs, const T* zp, const T* zdot, const MetaArgs& a, int64_t row)
       const f32 dot = load(zdot + j, lanes);
       const f32 es = exp_nonpositive<T>((load(zs + j, lanes) - max_s) * inverse_tau);
       const f32 ep = exp_nonpositive<T>((load(zp + j, lanes) - max_p) * inverse_tau);
-      store(zs + j, es * factor_s * (dot - mean_s) + ep * factor_p * (dot - mean_p), lanes);
+      const f32 grad = es * factor_s * (dot - mean_s) + ep * factor_p * (dot - mean_p);
+      store(zs + j, counted(grad, a.multiplicity, j, lanes), lanes);
     });
   }
 }

@@ -11,6 +11,26 @@ struct Term {
   int left, right;
 };
 
+// How many entities each row of a table counts as in the sums of a softmax: one, or
+// LossArgs::multiplicity. An exponential is multiplied by it once it is known.
+struct One {};
+METASD_INLINE f32 operator*(f32 e, One) { return e; }
+struct Ones {
+  METASD_INLINE_MEMBER One operator()(int64_t) const { return {}; }
+};
+struct Counts {
+  const float* from;
+  METASD_INLINE_MEMBER f32 operator()(int64_t row) const { return splat(from[row]); }
+};
+// Calls body with the counts of the rows from `first` on.
+template <class Body>
+METASD_INLINE void with_counts(const LossArgs& args, int64_t first, Body body) {
+  if (args.multiplicity)
+    body(Counts{args.multiplicity + first});
+  else
+    body(Ones{});
+}
+
 // 2^x for x <= 0; 2^-126 is the least, and a NaN stays one. Adding 1.5 * 2^23 rounds to an integer n and
 // leaves it in the low bits; 2^(x - n) is a polynomial, to whose exponent n is added. Its relative error
 // is 3e-6 where scores are products of bf16 numbers, which carry 4e-3, and else 1e-7.
@@ -63,8 +83,9 @@ struct CrossEntropy {
     stat[1] *= exp_of<kHalf>(stat[0] - max);
     stat[0] = max;
   }
-  METASD_INLINE void add(const CrossEntropy&, const f32* z, f32* stat) {
-    stat[1] += exp_of<kHalf>(z[0] - stat[0]);
+  template <class Count>
+  METASD_INLINE void add(const CrossEntropy&, const f32* z, Count count, f32* stat) {
+    stat[1] += exp_of<kHalf>(z[0] - stat[0]) * count;
   }
   METASD_INLINE void combine(const CrossEntropy&, f32* stat, const f32* other) {
     const f32 max = larger(stat[0], other[0]);
@@ -75,8 +96,9 @@ struct CrossEntropy {
     factor[0] = stat[0], factor[1] = weight / stat[1];
   }
   METASD_INLINE f32 span(const CrossEntropy&, const f32*, float scale) { return splat(scale); }
-  METASD_INLINE void gradient(const CrossEntropy&, const f32* z, const f32* factor, f32* g) {
-    g[0] = exp_of<kHalf>(z[0] - factor[0]) * factor[1];
+  template <class Count>
+  METASD_INLINE void gradient(const CrossEntropy&, const f32* z, Count count, const f32* factor, f32* g) {
+    g[0] = exp_of<kHalf>(z[0] - factor[0]) * factor[1] * count;
   }
 };
 
@@ -98,12 +120,14 @@ struct Distillation {
     const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
     if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
   }
-  METASD_INLINE void add(const Distillation& a, const f32* z, f32* stat) {
+  template <class Count>
+  METASD_INLINE void add(const Distillation& a, const f32* z, Count count, f32* stat) {
     const f32 from_s = z[0] - stat[0], from_p = z[1] - stat[1];
-    const f32 es = exp2_of<kHalf>(from_s * a.soft), ep = exp2_of<kHalf>(from_p * a.soft);
+    const f32 one_s = exp2_of<kHalf>(from_s * a.soft), one_p = exp2_of<kHalf>(from_p * a.soft);
+    const f32 es = one_s * count, ep = one_p * count;
     const f32 difference = (z[0] - z[1]) * a.inverse_tau;
-    if constexpr (kMutual) stat[2] += sharp(from_s, es);
-    stat[3] += sharp(from_p, ep);
+    if constexpr (kMutual) stat[2] += sharp(from_s, one_s) * count;
+    stat[3] += sharp(from_p, one_p) * count;
     stat[4] += es, stat[5] += ep;
     stat[6] += es * difference, stat[7] -= ep * difference;
   }
@@ -137,15 +161,17 @@ struct Distillation {
     for (int i = 0; i < kLanes; ++i) y[i] = logf(x[i]);
     return y;
   }
-  METASD_INLINE void gradient(const Distillation& a, const f32* z, const f32* factor, f32* g) {
+  template <class Count>
+  METASD_INLINE void gradient(const Distillation& a, const f32* z, Count count, const f32* factor, f32* g) {
     const f32 from_s = z[0] - factor[0], from_p = z[1] - factor[1];
     const f32 es = exp2_of<kHalf>(from_s * a.soft), ep = exp2_of<kHalf>(from_p * a.soft);
     const f32 ps = es * factor[4], pp = ep * factor[5];
     const f32 ratio = (z[1] - z[0]) * a.inverse_tau + factor[6];  // log(p_p / p_s)
     const f32 difference = (pp - ps) * a.by_difference;
-    g[1] = sharp(from_p, ep) * factor[3] + difference + pp * (ratio - factor[8]) * a.by_logarithm;
+    g[1] = (sharp(from_p, ep) * factor[3] + difference + pp * (ratio - factor[8]) * a.by_logarithm) * count;
     if constexpr (kMutual)
-      g[0] = sharp(from_s, es) * factor[2] - difference - ps * (ratio + factor[7]) * a.by_logarithm;
+      g[0] =
+          (sharp(from_s, es) * factor[2] - difference - ps * (ratio + factor[7]) * a.by_logarithm) * count;
   }
 };
 
@@ -164,8 +190,10 @@ struct Meta {
     const f32 max_s = max_over(z[0], count, stat[0]), max_p = max_over(z[1], count, stat[1]);
     if (any((max_s > stat[0]) | (max_p > stat[1]))) rescale(a, stat, max_s, max_p);
   }
-  METASD_INLINE void add(const Meta& a, const f32* z, f32* stat) {
-    const f32 es = exp2_of<kHalf>((z[0] - stat[0]) * a.soft), ep = exp2_of<kHalf>((z[1] - stat[1]) * a.soft);
+  template <class Count>
+  METASD_INLINE void add(const Meta& a, const f32* z, Count count, f32* stat) {
+    const f32 es = exp2_of<kHalf>((z[0] - stat[0]) * a.soft) * count;
+    const f32 ep = exp2_of<kHalf>((z[1] - stat[1]) * a.soft) * count;
     stat[2] += es, stat[3] += ep;
     stat[4] += es * z[2], stat[5] += ep * z[2];
     if constexpr (kSampled) stat[6] += es * z[2] * z[2], stat[7] += ep * z[2] * z[2];
@@ -200,9 +228,11 @@ struct Meta {
     for (int i = 0; i < kLanes; ++i) root[i] = variance[i] > 0.0f ? sqrtf(variance[i]) : 0.0f;
     return root;
   }
-  METASD_INLINE void gradient(const Meta& a, const f32* z, const f32* factor, f32* g) {
-    g[0] = exp2_of<kHalf>((z[0] - factor[0]) * a.soft) * factor[2] * (z[2] - factor[4]) +
-           exp2_of<kHalf>((z[1] - factor[1]) * a.soft) * factor[3] * (z[2] - factor[5]);
+  template <class Count>
+  METASD_INLINE void gradient(const Meta& a, const f32* z, Count count, const f32* factor, f32* g) {
+    g[0] = (exp2_of<kHalf>((z[0] - factor[0]) * a.soft) * factor[2] * (z[2] - factor[4]) +
+            exp2_of<kHalf>((z[1] - factor[1]) * a.soft) * factor[3] * (z[2] - factor[5])) *
+           count;
   }
 };
 

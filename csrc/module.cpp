@@ -52,7 +52,7 @@ using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
 LossArgs loss_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
                    int64_t queries, int64_t entities, int64_t width, Address targets, Address weight,
-                   float scale, Address stats, int phase, int threads, bool half, int64_t memory,
+                   Address multiplicity, float scale, Address stats, int phase, int threads, bool half, int64_t memory,
                    float threshold, int64_t key, int64_t first_query, int64_t first_entity) {
   LossArgs args{};
   for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
@@ -64,7 +64,8 @@ LossArgs loss_args(const std::vector<LeftTuple>& lefts, const std::vector<RightT
     args.rights[i] = {at<float>(table), at<uint32_t>(mask), at<float>(grad), at<uint32_t>(grad_mask), add};
   }
   args.queries = queries, args.entities = entities, args.width = width;
-  args.targets = at<int64_t>(targets), args.weight = at<float>(weight), args.scale = scale;
+  args.targets = at<int64_t>(targets), args.weight = at<float>(weight);
+  args.multiplicity = at<float>(multiplicity), args.scale = scale;
   args.stats = at<float>(stats), args.phase = phase, args.threads = threads;
   args.half = half, args.memory = memory;
   args.sampling = {threshold, static_cast<uint64_t>(key), first_query, first_entity};
@@ -145,32 +146,34 @@ PYBIND11_MODULE(_C, m) {
 #endif
 
   m.def("cross_entropy", [](Address z, bool half, int64_t rows, int64_t cols, int64_t stride,
-                            int64_t offset, Address targets, Address weight, float scale,
-                            Address stats, int phase, int threads) {
+                            int64_t offset, Address targets, Address weight, Address multiplicity,
+                            float scale, Address stats, int phase, int threads) {
     passes().cross_entropy({at<void>(z), half, rows, cols, stride, offset, at<int64_t>(targets),
-                            at<float>(weight), scale, at<float>(stats), phase, threads});
+                            at<float>(weight), at<float>(multiplicity), scale, at<float>(stats), phase,
+                            threads});
   }, unlocked);
   m.def("distillation", [](Address zs, Address zp, bool half, int64_t rows, int64_t cols,
                            int64_t stride, int64_t offset, Address targets, Address weight,
-                           float scale, float temperature, float difference_weight,
+                           Address multiplicity, float scale, float temperature, float difference_weight,
                            float logarithm_weight, bool source_gradient, Address stats, int phase,
                            int threads) {
     passes().distillation({at<void>(zs), at<void>(zp), half, rows, cols, stride, offset,
-                           at<int64_t>(targets), at<float>(weight), scale, temperature,
-                           difference_weight, logarithm_weight, source_gradient, at<float>(stats),
+                           at<int64_t>(targets), at<float>(weight), at<float>(multiplicity),
+                           scale, temperature, difference_weight, logarithm_weight, source_gradient, at<float>(stats),
                            phase, threads});
   }, unlocked);
   m.def("meta", [](Address zs, Address zp, Address zdot, bool half, int64_t rows, int64_t cols,
-                   int64_t stride, float scale, float temperature, float forward_weight,
-                   float backward_weight, Address stats, int phase, int threads) {
-    passes().meta({at<void>(zs), at<void>(zp), at<void>(zdot), half, rows, cols, stride, scale,
-                   temperature, forward_weight, backward_weight, at<float>(stats), phase, threads});
+                   int64_t stride, Address multiplicity, float scale, float temperature,
+                   float forward_weight, float backward_weight, Address stats, int phase, int threads) {
+    passes().meta({at<void>(zs), at<void>(zp), at<void>(zdot), half, rows, cols, stride,
+                   at<float>(multiplicity), scale, temperature, forward_weight, backward_weight, at<float>(stats), phase, threads});
   }, unlocked);
   m.def("amx", [] { return passes().amx; },
         "Whether whole losses run on tile registers (AMX) in the instruction set in use.");
   py::class_<LossArgs>(m, "LossArgs", "What whole losses are told; see csrc/losses.h.")
       .def(py::init(&loss_args), py::kw_only(), py::arg("lefts"), py::arg("rights"), py::arg("queries"),
-           py::arg("entities"), py::arg("width"), py::arg("targets"), py::arg("weight"), py::arg("scale"),
+           py::arg("entities"), py::arg("width"), py::arg("targets"), py::arg("weight"),
+           py::arg("multiplicity"), py::arg("scale"),
            py::arg("stats"), py::arg("phase"), py::arg("threads"), py::arg("half"), py::arg("memory"),
            py::arg("threshold"), py::arg("key"), py::arg("first_query"), py::arg("first_entity"));
   m.def("amx_cross_entropy", amx_cross_entropy, unlocked);
@@ -242,6 +245,11 @@ PYBIND11_MODULE(_C, m) {
       throw std::invalid_argument("no weight format is called " + name);
     passes().quantize_rows({at<float>(from), at<uint32_t>(mask), at<float>(to), at<float>(scale), rows,
                             cols, (cols + 31) / 32, format, threads});
+  }, unlocked);
+  m.def("adagrad_rows", [](Address rows, Address table, Address sums, Address index, Address grad,
+                           int64_t count, int64_t cols, float lr, float epsilon, int threads) {
+    passes().adagrad_rows({at<float>(rows), at<float>(table), at<float>(sums), at<int64_t>(index),
+                           at<float>(grad), count, cols, lr, epsilon, threads});
   }, unlocked);
   m.def("scatter_add", [](Address to, Address index, Address from, int64_t rows, int64_t cols,
                           int threads) {

@@ -23,7 +23,8 @@ struct CrossEntropyArgs {
   bool half;
   int64_t rows, cols, stride, offset;
   const int64_t* targets;
-  const float* weight;  // per row, or null
+  const float* weight;        // per row, or null
+  const float* multiplicity;  // of the block's columns (see LossArgs), or null
   float scale;
   float* stats;
   int phase, threads;
@@ -34,7 +35,8 @@ struct DistillationArgs {
   bool half;
   int64_t rows, cols, stride, offset;
   const int64_t* targets;
-  const float* weight;  // per row, or null
+  const float* weight;        // per row, or null
+  const float* multiplicity;  // of the block's columns (see LossArgs), or null
   float scale, temperature;
   float difference_weight, logarithm_weight;  // of (p_p - p_s) and of p (log ratio - KL)
   bool source_gradient;
@@ -47,6 +49,7 @@ struct MetaArgs {
   const void *zp, *zdot;
   bool half;
   int64_t rows, cols, stride;
+  const float* multiplicity;  // of the block's columns (see LossArgs), or null
   float scale, temperature, forward_weight, backward_weight;
   float* stats;
   int phase, threads;
@@ -148,6 +151,17 @@ struct QuantizeArgs {
   int threads;
 };
 
+// `index` names the rows of `table` and `sums`, each at most once, that `rows` and `grad` (count, cols)
+// are of.
+struct AdagradArgs {
+  float *rows, *table, *sums;
+  const int64_t* index;
+  const float* grad;
+  int64_t count, cols;
+  float lr, epsilon;
+  int threads;
+};
+
 struct ScatterArgs {
   float* to;
   const int64_t* index;
@@ -207,6 +221,7 @@ struct Passes {
   void (*complex_product)(const ComplexArgs&);
   void (*dura)(const DuraArgs&);
   void (*quantize_rows)(const QuantizeArgs&);
+  void (*adagrad_rows)(const AdagradArgs&);
   void (*scatter_add)(const ScatterArgs&);
   void (*scan_magnitudes)(const float* weights, int64_t count, MagnitudeScan& scan, uint32_t* mask);
   void (*write_mask)(const float* weights, int64_t count, uint32_t threshold, int64_t& ties,

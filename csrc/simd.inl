@@ -201,6 +201,15 @@ METASD_INLINE void store(bf16* p, f32 v, First lanes) {
 }
 
 // The lanes that exist, and `other` in those that do not.
+METASD_INLINE f32 root(f32 x) {
+#if METASD_LEVEL >= 512
+  return (f32)_mm512_sqrt_ps((__m512)x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
 METASD_INLINE f32 keep(f32 v, float, All) { return v; }
 METASD_INLINE f32 keep(f32 v, float other, First lanes) {
   return chosen(lane_ids() < lanes.count, v, splat(other));

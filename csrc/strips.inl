@@ -368,11 +368,13 @@ class Strips {
         Loss::raise(loss_, z, rows, stat);
         f32 sums[Loss::kStats];  // of the block: long sums lose digits
         for (int i = 0; i < Loss::kStats; ++i) sums[i] = i < maxima ? stat[i] : f32{};
-        for (int64_t n = 0; n < rows; ++n) {
-          f32 here[Loss::kScores];
-          for (int s = 0; s < Loss::kScores; ++s) here[s] = load(z[s] + n * kLanes, All{});
-          Loss::add(loss_, here, sums);
-        }
+        with_counts(args_, start, [&](auto counts) METASD_LAMBDA {
+          for (int64_t n = 0; n < rows; ++n) {
+            f32 here[Loss::kScores];
+            for (int s = 0; s < Loss::kScores; ++s) here[s] = load(z[s] + n * kLanes, All{});
+            Loss::add(loss_, here, counts(n), sums);
+          }
+        });
         for (int i = maxima; i < Loss::kFirstTarget; ++i) stat[i] += sums[i];
         note_targets(at, p, start, rows, z, stat);
       }
@@ -412,7 +414,9 @@ class Strips {
       for (int s = 0; s < Loss::kScores; ++s)
         if (learns(s)) notes[s]->starts.push_back(static_cast<int64_t>(notes[s]->entries.size()));
       for (int64_t p = 0; p < at.panels; ++p)
-        sample(at, p, start, rows, factors[p], limits[p], keys[p], notes);
+        with_counts(args_, start, [&](auto counts) METASD_LAMBDA {
+          sample(at, p, start, rows, counts, factors[p], limits[p], keys[p], notes);
+        });
     }
     for (int s = 0; s < Loss::kScores; ++s)
       if (learns(s)) notes[s]->starts.push_back(static_cast<int64_t>(notes[s]->entries.size()));
@@ -438,8 +442,9 @@ class Strips {
   }
 
   // Keeps entries of a block of entities and 16 queries.
-  void sample(const Group& at, int64_t p, int64_t start, int64_t rows, const f32* factors, f32 limit,
-              const u32* keys, Notes* const* notes) {
+  template <class Counts>
+  void sample(const Group& at, int64_t p, int64_t start, int64_t rows, Counts counts, const f32* factors,
+              f32 limit, const u32* keys, Notes* const* notes) {
     const int64_t first_query = (at.first + p) * kLanes;
     const f32 weight = load(weights_.get() + first_query, All{});
     const float* z[Loss::kScores];
@@ -449,7 +454,7 @@ class Strips {
     for (int64_t n = 0; n < rows; ++n) {
       f32 here[Loss::kScores], g[Loss::kScores];
       for (int s = 0; s < Loss::kScores; ++s) here[s] = load(z[s] + n * kLanes, All{});
-      Loss::gradient(loss_, here, factors, g);
+      Loss::gradient(loss_, here, counts(n), factors, g);
       for (int s = 0; s < Loss::kScores; ++s) {
         if (!learns(s)) continue;
         if constexpr (Loss::kHasTargets) g[s] = chosen(target == static_cast<int32_t>(n), g[s] - weight, g[s]);

@@ -167,6 +167,22 @@ void quantize_rows(const QuantizeArgs& a) {
   });
 }
 
+// Adagrad on rows: sums[n] += g^2 and rows -= lr g / (sqrt(sums[n]) + epsilon), which then is table[n].
+void adagrad_rows(const AdagradArgs& a) {
+  parallel_rows(a.count, a.threads, [&](int64_t i) {
+    float *table = a.table + a.index[i] * a.cols, *sums = a.sums + a.index[i] * a.cols;
+    float* row = a.rows + i * a.cols;
+    const float* grad = a.grad + i * a.cols;
+    vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
+      const f32 g = load(grad + j, lanes), sum = load(sums + j, lanes) + g * g;
+      const f32 v = load(row + j, lanes) - g * a.lr / (root(sum) + a.epsilon);
+      store(sums + j, sum, lanes);
+      store(row + j, v, lanes);
+      store(table + j, v, lanes);
+    });
+  });
+}
+
 // to[index[i]] += from[i], rows in order. A thread owns a range of columns, so every sum has the same
 // order, and the same bits, whatever the number of threads.
 void scatter_add(const ScatterArgs& a) {

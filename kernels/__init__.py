@@ -23,6 +23,7 @@ from ._collectives import (
 from ._sampling import EXACT, Sampling
 from ._stream import DEFAULT_SCORE_MEMORY, block_shape, product_dtype
 from ._whole import uses_amx
+from .adagrad_rows import adagrad_rows
 from .apply_mask import apply_mask
 from .code_scores import code_scores
 from .complex_product import complex_product
@@ -49,6 +50,7 @@ __all__ = [
     "EXACT",
     "CollectiveError",
     "Sampling",
+    "adagrad_rows",
     "all_gather",
     "all_reduce_max",
     "all_reduce_sum",

@@ -97,19 +97,19 @@ def extremes(index: Tensor) -> tuple[int, int]:
     return low, high
 
 
-def check_weight(weight: Tensor | None, entities: Tensor) -> None:
-    """A weight per entity (N,), in the tables' dtype and on their device."""
+def check_weight(weight: Tensor | None, entities: Tensor, name: str = "weight") -> None:
+    """A number per entity (N,), in the tables' dtype and on their device."""
     if weight is None:
         return
     if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a torch.Tensor; got {type(weight).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor; got {type(weight).__name__}")
     if tuple(weight.shape) != (entities.shape[0],):
         raise ValueError(
-            f"weight must be ({entities.shape[0]},), one per entity; got {shape_of(weight)}"
+            f"{name} must be ({entities.shape[0]},), one per entity; got {shape_of(weight)}"
         )
     if weight.dtype != entities.dtype or weight.device != entities.device:
         raise TypeError(
-            f"weight must be {entities.dtype} on {entities.device}; "
+            f"{name} must be {entities.dtype} on {entities.device}; "
             f"got {weight.dtype} on {weight.device}"
         )
 

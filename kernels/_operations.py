@@ -34,6 +34,11 @@ def operation(
     return OPERATIONS[name]
 
 
+def reference(name: str) -> Function:
+    """What `metasd::<name>` is by definition, in plain torch."""
+    return _references[name]
+
+
 def fp32_only(name: str, kernel: Function) -> Function:
     """`kernel` where the first argument (or the first of a list) is fp32, else the reference."""
     reference = _references[name]

@@ -66,6 +66,7 @@ def run_whole(
     parameters: tuple[float, ...] = (),
     targets: Tensor | None = None,
     weight: Tensor | None = None,
+    multiplicity: Tensor | None = None,
     between: Callable[[], None] | None = None,
 ) -> None:
     """Runs `_C.<loss>`, `between` after the statistics of all rows.
@@ -85,6 +86,7 @@ def run_whole(
             width=width,
             targets=address(targets),
             weight=address(weight),
+            multiplicity=address(multiplicity),
             scale=scale,
             stats=statistics.data_ptr(),
             phase=phase,

@@ -120,6 +120,7 @@ def _run_operations(width: int, precision: str, masked: bool, pruned: bool, weig
         kernel("topk_entities")(q, e, k, *csr, mask, *streaming)
     kernel("masked_rows")(e, mask, index)
     kernel("scatter_rows")(q, mask, index, e)
+    kernel("adagrad_rows")(q, e, e, index, q, 0.1)
     kernel("score_triples")(q, q)
     for weight_format in _C.WEIGHT_FORMATS:
         kernel("quantize_rows")(e, mask, weight_format)

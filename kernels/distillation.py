@@ -28,7 +28,13 @@ from ._sampling import EXACT, Sampling, check_sampling, sampled
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
 from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
-from .entity_cross_entropy import check_pruned, cross_entropy_of, mean_cross_entropy
+from .entity_cross_entropy import (
+    check_pruned,
+    cross_entropy_of,
+    log_probabilities,
+    mean_cross_entropy,
+    probabilities,
+)
 
 
 def inner_distillation(
@@ -47,6 +53,7 @@ def inner_distillation(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
     sampling: Sampling = EXACT,
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pruned model's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
 
@@ -59,7 +66,8 @@ def inner_distillation(
         temperature: tau, positive.
         forward_weight, backward_weight: wf and wb of K, not negative.
         weight: (N,) in the tables' dtype, of the cross entropy: row i counts `weight[targets[i]]`.
-        pruned, precision, score_memory, group, sampling: as in `entity_cross_entropy`.
+        pruned, precision, score_memory, group, sampling, multiplicity: as in
+            `entity_cross_entropy`.
 
     Returns:
         (loss, gradient of q_pruned (B, d), gradient of the pruned entities (N, d), zero where the
@@ -73,7 +81,7 @@ def inner_distillation(
     reduction="batchmean", log_target=True)`: `F.cross_entropy(z_p, targets) + wf * kl(p, s) + wb *
     kl(s, p)` and its gradients by autograd.
     """
-    _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
+    _check(q_source, q_pruned, entities, mask, targets, weight, pruned, multiplicity)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
     check_sampling(sampling)
@@ -94,6 +102,7 @@ def inner_distillation(
         group,
         sampling.threshold,
         sampling.draw,
+        multiplicity,
     )
     return loss, grad_pruned, grad_entities
 
@@ -114,6 +123,7 @@ def mutual_distillation(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
     sampling: Sampling = EXACT,
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both losses `CE(z_a) + K(a, stop(b))` and their gradients (MetaSD, step 3).
 
@@ -125,7 +135,7 @@ def mutual_distillation(
         gradient of the shared entities (N, d): the source's, plus the pruned model's where the
         mask is one). They carry no graph.
     """
-    _check(q_source, q_pruned, entities, mask, targets, weight, pruned)
+    _check(q_source, q_pruned, entities, mask, targets, weight, pruned, multiplicity)
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
     check_sampling(sampling)
@@ -146,6 +156,7 @@ def mutual_distillation(
         group,
         sampling.threshold,
         sampling.draw,
+        multiplicity,
     )
     return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities
 
@@ -158,6 +169,7 @@ def _check(
     targets: Tensor,
     weight: Tensor | None,
     pruned: Tensor | None,
+    multiplicity: Tensor | None,
 ) -> None:
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
@@ -165,6 +177,7 @@ def _check(
     check_mask(mask, entities)
     check_index("targets", targets, q_source.shape[0], like=entities)
     check_weight(weight, entities)
+    check_weight(multiplicity, entities, "multiplicity")
     check_pruned(pruned, entities)
 
 
@@ -187,6 +200,7 @@ class Arguments(NamedTuple):
     group: str = ""
     threshold: float = 0.0
     draw: Sequence[int] = ()
+    multiplicity: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -212,7 +226,7 @@ _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor entities, Tensor? mask, Tensor? pruned, "
     "Tensor targets, Tensor? weight, float temperature, float forward_weight, "
     "float backward_weight, bool mutual, str precision, int score_memory, str group='', "
-    "float threshold=0.0, int[] draw=[]) "
+    "float threshold=0.0, int[] draw=[], Tensor? multiplicity=None) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
@@ -226,13 +240,13 @@ def _reference(*arguments: Any) -> Results:
     check_range("targets", a.targets, a.entities.shape[0])
     table = apply_mask(a.entities, a.mask) if a.pruned is None else a.pruned
     z_s, z_p = a.q_source @ a.entities.T, a.q_pruned @ table.T
-    log_s, log_p = (z_s / a.temperature).log_softmax(1), (z_p / a.temperature).log_softmax(1)
-    p_s, p_p = log_s.exp(), log_p.exp()
+    log_s, log_p = (log_probabilities(z / a.temperature, a.multiplicity) for z in (z_s, z_p))
+    p_s, p_p = (probabilities(x, a.multiplicity) for x in (log_s, log_p))
     kl_sp = (p_s * (log_s - log_p)).sum(1, keepdim=True)
     kl_ps = (p_p * (log_p - log_s)).sum(1, keepdim=True)
     scale = 1 / max(a.batch, 1)
     by_log, by_difference = a.exchange
-    loss_p, g_p = cross_entropy_of(z_p.log_softmax(1), a.targets, a.weight)
+    loss_p, g_p = _cross_entropy(z_p, a)
     loss_p = loss_p + (by_log * kl_ps + by_difference * kl_sp).sum() * scale
     g_p = g_p + (by_log * p_p * (log_p - log_s - kl_ps) + by_difference * (p_p - p_s)) * (
         scale / a.temperature
@@ -242,13 +256,18 @@ def _reference(*arguments: Any) -> Results:
     dq_p, de = g_p @ table, apply_mask(g_p.T @ a.q_pruned, a.mask)
     if not a.mutual:
         return torch.zeros_like(loss_p), loss_p, a.q_source.new_zeros(0), dq_p, de
-    loss_s, g_s = cross_entropy_of(z_s.log_softmax(1), a.targets, a.weight)
+    loss_s, g_s = _cross_entropy(z_s, a)
     loss_s = loss_s + (by_log * kl_sp + by_difference * kl_ps).sum() * scale
     g_s = g_s + (by_log * p_s * (log_s - log_p - kl_sp) + by_difference * (p_s - p_p)) * (
         scale / a.temperature
     )
     g_s = sampled(g_s, limit, a.threshold, a.draw)
     return loss_s, loss_p, g_s @ a.entities, dq_p, g_s.T @ a.q_source + de
+
+
+def _cross_entropy(z: Tensor, a: Arguments) -> tuple[Tensor, Tensor]:
+    log_p = log_probabilities(z, a.multiplicity)
+    return cross_entropy_of(log_p, a.targets, a.weight, a.multiplicity)
 
 
 def sums(temperature: float) -> Sums:
@@ -310,6 +329,7 @@ def _run_whole(
         parameters=(a.temperature, by_difference, by_log),
         targets=a.targets,
         weight=row_weight,
+        multiplicity=a.multiplicity,
         precision=a.precision,
         score_memory=a.score_memory,
         sampling=Sampling(a.threshold, *a.draw),
@@ -340,6 +360,7 @@ def _stream_scores(
             columns.start,
             a.targets[at].data_ptr(),
             0 if row_weight is None else row_weight[at].data_ptr(),
+            0 if a.multiplicity is None else a.multiplicity[columns].data_ptr(),
             1 / a.batch,
             a.temperature,
             by_difference,

@@ -37,6 +37,7 @@ def entity_cross_entropy(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
     sampling: Sampling = EXACT,
+    multiplicity: Tensor | None = None,
 ) -> Tensor:
     """Mean cross entropy of `queries @ (mask * entities).T` against `targets`, differentiable once.
 
@@ -59,6 +60,10 @@ def entity_cross_entropy(
             gradient of the queries, which is their sum.
         sampling: keeps few entries of the gradient in the scores, so that the gradients are right
             on average (see `Sampling`); the loss stays exact. GPUs keep all.
+        multiplicity: (N,) in the tables' dtype, positive: in every sum over entities row i counts
+            `multiplicity[i]` times. Where the rows are a sample of the entities, the inverse of the
+            probability of row i makes the softmax an estimate of that over all of them (log-Q
+            correction). On a GPU the operation is then its definition in plain torch.
 
     Returns:
         The loss, a scalar (0 for an empty batch).
@@ -68,7 +73,8 @@ def entity_cross_entropy(
         RuntimeError: a second derivative.
 
     Equivalent to: `F.cross_entropy(queries @ (mask * entities).T, targets, reduction="none")`,
-    times `weight[targets]`, summed and divided by B.
+    times `weight[targets]`, summed and divided by B; with a multiplicity, `z.logsumexp` is
+    `(z + multiplicity.log()).logsumexp`.
     """
     return entity_cross_entropy_gradients(
         queries,
@@ -81,6 +87,7 @@ def entity_cross_entropy(
         score_memory=score_memory,
         group=group,
         sampling=sampling,
+        multiplicity=multiplicity,
     )[0]
 
 
@@ -96,6 +103,7 @@ def entity_cross_entropy_gradients(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
     sampling: Sampling = EXACT,
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`entity_cross_entropy` as (loss, gradient of queries (B, d), gradient of entities (N, d))."""
     check_table("entities", entities)
@@ -103,6 +111,7 @@ def entity_cross_entropy_gradients(
     check_index("targets", targets, queries.shape[0], like=entities)
     check_mask(mask, entities)
     check_weight(weight, entities)
+    check_weight(multiplicity, entities, "multiplicity")
     check_pruned(pruned, entities)
     check_streaming(precision, score_memory)
     check_sampling(sampling)
@@ -118,6 +127,7 @@ def entity_cross_entropy_gradients(
         group,
         sampling.threshold,
         sampling.draw,
+        multiplicity,
     )
     return loss, grad_queries, grad_entities
 
@@ -139,24 +149,37 @@ def _reference(
     group: str = "",
     threshold: float = 0.0,
     draw: Sequence[int] = (),
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     refuse_group(group, entities.dtype)
     check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
-    log_p = (queries @ table.T).log_softmax(dim=1)
-    loss, g = cross_entropy_of(log_p, targets, weight)
+    log_p = log_probabilities(queries @ table.T, multiplicity)
+    loss, g = cross_entropy_of(log_p, targets, weight, multiplicity)
     g = sampled(g, threshold / max(len(targets), 1), threshold, draw)
     return loss, g @ table, apply_mask(g.T @ queries, mask)
 
 
+def log_probabilities(z: Tensor, multiplicity: Tensor | None) -> Tensor:
+    """Of one of the entities that each row of a table counts as, (B, N)."""
+    if multiplicity is None:
+        return z.log_softmax(dim=1)
+    return z - (z + multiplicity.log()).logsumexp(dim=1, keepdim=True)
+
+
+def probabilities(log_p: Tensor, multiplicity: Tensor | None) -> Tensor:
+    """Of all the entities that each row counts as: they sum to 1."""
+    return log_p.exp() if multiplicity is None else log_p.exp() * multiplicity
+
+
 def cross_entropy_of(
-    log_p: Tensor, targets: Tensor, weight: Tensor | None
+    log_p: Tensor, targets: Tensor, weight: Tensor | None, multiplicity: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Mean weighted cross entropy of log-probabilities (B, N), and its gradient in the scores."""
     rows = torch.arange(len(targets), device=targets.device)
     w = log_p.new_ones(len(targets)) if weight is None else weight[targets]
     scale = 1 / max(len(targets), 1)
-    g = log_p.exp()
+    g = probabilities(log_p, multiplicity)
     g[rows, targets] -= 1
     return -(w * log_p[rows, targets]).sum() * scale, g * (w * scale)[:, None]
 
@@ -167,7 +190,7 @@ SUMS: Sums = [(0, 1.0), None]
 _SCHEMA = (
     "(Tensor queries, Tensor entities, Tensor targets, Tensor? mask, Tensor? pruned, "
     "Tensor? weight, str precision, int score_memory, str group='', float threshold=0.0, "
-    "int[] draw=[]) -> (Tensor, Tensor, Tensor)"
+    "int[] draw=[], Tensor? multiplicity=None) -> (Tensor, Tensor, Tensor)"
 )
 """(loss, dq, dE)."""
 
@@ -187,6 +210,7 @@ def _cpu(
     group: str = "",
     threshold: float = 0.0,
     draw: Sequence[int] = (),
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
@@ -206,6 +230,7 @@ def _cpu(
             columns.start,
             targets[at].data_ptr(),
             0 if row_weight is None else row_weight[at].data_ptr(),
+            0 if multiplicity is None else multiplicity[columns].data_ptr(),
             1 / batch,
             statistics[at].data_ptr(),
             phase,
@@ -226,6 +251,7 @@ def _cpu(
             1 / batch,
             targets=targets,
             weight=row_weight,
+            multiplicity=multiplicity,
             precision=precision,
             score_memory=score_memory,
             sampling=Sampling(threshold, *draw),
@@ -268,6 +294,7 @@ def _fake(
     group: str = "",
     threshold: float = 0.0,
     draw: Sequence[int] = (),
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
 
@@ -286,9 +313,9 @@ def _backward(
             "that carry no graph"
         )
     if grad is None:
-        return (None,) * 11
+        return (None,) * 12
     grad_queries, grad_entities = ctx.saved_tensors
-    return grad * grad_queries, grad * grad_entities, *(None,) * 9
+    return grad * grad_queries, grad * grad_entities, *(None,) * 10
 
 
 _entity_cross_entropy.register_autograd(_backward, setup_context=_setup)

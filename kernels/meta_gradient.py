@@ -9,14 +9,14 @@ from torch import Tensor
 
 from metasd import _C
 
-from ._checks import check_distillation, check_mask, check_streaming, check_table
+from ._checks import check_distillation, check_mask, check_streaming, check_table, check_weight
 from ._collectives import Sums, combined, refuse_group
 from ._operations import fp32_kernel, operation
 from ._sampling import EXACT, Sampling, check_sampling, sampled
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, joined, operand, product_dtype, stream
 from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
-from .entity_cross_entropy import check_pruned
+from .entity_cross_entropy import check_pruned, log_probabilities, probabilities
 
 
 def meta_gradient(
@@ -36,6 +36,7 @@ def meta_gradient(
     score_memory: int = DEFAULT_SCORE_MEMORY,
     group: str = "",
     sampling: Sampling = EXACT,
+    multiplicity: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The quiz loss's gradient in the source's queries and entities (MetaSD, step 2).
 
@@ -54,7 +55,7 @@ def meta_gradient(
             `pruned`.
         dentities: v's entity part (N, d), masked inside.
         mask, temperature, forward_weight, backward_weight, pruned, precision, score_memory, group,
-            sampling: as in `inner_distillation`.
+            sampling, multiplicity: as in `inner_distillation`.
         inner_lr: learning rate of the inner step.
 
     Returns:
@@ -72,6 +73,7 @@ def meta_gradient(
     check_table("dentities", dentities, entities.shape[0], like=entities)
     check_mask(mask, entities)
     check_pruned(pruned, entities)
+    check_weight(multiplicity, entities, "multiplicity")
     check_distillation(temperature, forward_weight, backward_weight)
     check_streaming(precision, score_memory)
     check_sampling(sampling)
@@ -92,6 +94,7 @@ def meta_gradient(
         group,
         sampling.threshold,
         sampling.draw,
+        multiplicity,
     )
     return grad_source, grad_entities
 
@@ -115,6 +118,7 @@ class Arguments(NamedTuple):
     group: str = ""
     threshold: float = 0.0
     draw: Sequence[int] = ()
+    multiplicity: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -130,7 +134,7 @@ _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor dq_pruned, Tensor entities, Tensor dentities, "
     "Tensor? mask, Tensor? pruned, float temperature, float forward_weight, "
     "float backward_weight, float inner_lr, str precision, int score_memory, str group='', "
-    "float threshold=0.0, int[] draw=[]) "
+    "float threshold=0.0, int[] draw=[], Tensor? multiplicity=None) "
     "-> (Tensor, Tensor)"
 )
 """(dq_s, dE)."""
@@ -141,8 +145,10 @@ def _reference(*arguments: Any) -> tuple[Tensor, Tensor]:
     refuse_group(a.group, a.entities.dtype)
     table = apply_mask(a.entities, a.mask) if a.pruned is None else a.pruned
     zdot = a.dq_pruned @ table.T + a.q_pruned @ apply_mask(a.dentities, a.mask).T
-    p_s = (a.q_source @ a.entities.T / a.temperature).softmax(1)
-    p_p = (a.q_pruned @ table.T / a.temperature).softmax(1)
+    p_s, p_p = (
+        probabilities(log_probabilities(z / a.temperature, a.multiplicity), a.multiplicity)
+        for z in (a.q_source @ a.entities.T, a.q_pruned @ table.T)
+    )
     g = a.forward_weight * p_s * (zdot - (p_s * zdot).sum(1, keepdim=True))
     g = g + a.backward_weight * p_p * (zdot - (p_p * zdot).sum(1, keepdim=True))
     scale = a.inner_lr / a.temperature**2 / max(a.batch, 1)
@@ -187,6 +193,7 @@ def _cpu(*arguments: Any) -> tuple[Tensor, Tensor]:
             statistics,
             a.inner_lr / a.temperature**2 / a.batch,
             parameters=(a.temperature, a.forward_weight, a.backward_weight),
+            multiplicity=a.multiplicity,
             precision=a.precision,
             score_memory=a.score_memory,
             sampling=Sampling(a.threshold, *a.draw),
@@ -214,6 +221,7 @@ def _stream_scores(
             z[0].shape[0],
             z[0].shape[1],
             z[0].shape[1],
+            0 if a.multiplicity is None else a.multiplicity[columns].data_ptr(),
             a.inner_lr / a.temperature**2 / a.batch,
             a.temperature,
             a.forward_weight,

@@ -60,6 +60,13 @@ class TrainConfig(_Section):
         "probability that makes it right on average; auto: 0.01 where that saves time, on CPUs "
         "without tile registers; off, and on a GPU: every entry counts",
     )
+    candidates: Literal["auto", "all"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="entities that a batch is scored against: its own answers, and so many in all "
+        "with others that are drawn (a quarter at least), each counted as often as makes a softmax "
+        "over them an estimate of that over all; auto: all of fewer than 100,000 entities, else 4 "
+        "per triple of a batch",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 
 
@@ -167,6 +174,12 @@ class DistillConfig(_Section):
 
 class EvalConfig(_Section):
     every: int = Field(5, ge=1, description="epochs between validations")
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="triples of a split that are ranked in validations and at the end, drawn once; "
+        "default: all",
+    )
     metric: str = Field("compact.mrr", description="model.metric that picks the best checkpoint")
     patience: int = Field(
         0, ge=0, description="validations without a gain before stopping; 0: never"

@@ -14,7 +14,8 @@ that and add up the gradients of their tables. `SINGLE_PROCESS`, a single proces
 
 import os
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class RowIndex(Protocol):
     def scatter(self, grad: Tensor, mask: Tensor | None, out: Tensor) -> None:
         """`out[index] += mask[index] * grad`; grad is overwritten."""
 
+    def renumbered(self, places: Callable[[Tensor], Tensor]) -> "RowIndex":
+        """The same in a table that has this process's rows at other places."""
+
 
 @dataclass
 class LocalRows:
@@ -53,6 +57,9 @@ class LocalRows:
         if mask is not None:
             kernels.apply_mask(grad, mask[self.index], grad)
         kernels.scatter_rows(grad, None, self.index, out)
+
+    def renumbered(self, places: Callable[[Tensor], Tensor]) -> "LocalRows":
+        return LocalRows(places(self.index))
 
 
 @dataclass
@@ -78,6 +85,9 @@ class RemoteRows:
     def scatter(self, grad: Tensor, mask: Tensor | None, out: Tensor) -> None:
         rows = _exchanged(grad[self.order], self.coming, self.sending, self.group)
         self.sent.scatter(rows, mask, out)
+
+    def renumbered(self, places: Callable[[Tensor], Tensor]) -> "RemoteRows":
+        return replace(self, sent=self.sent.renumbered(places))
 
 
 def _exchanged(

@@ -28,6 +28,8 @@ PROTOCOL = {
 }
 """How the metrics of a run are computed."""
 
+_RESAMPLED = 1000  # samples of a sample
+
 _CHUNK = 4096  # queries at a time: bounds the query rows and the known answers held at once
 
 
@@ -39,9 +41,11 @@ def evaluate(
     precision: str = "fp32",
     score_memory: int = kernels.DEFAULT_SCORE_MEMORY,
     known: KnownAnswers | None = None,
+    sample: int | None = None,
+    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Ranks both sides of every triple of a split among all entities.
+    """Ranks both sides of every triple of a split, or of a sample of them, among all entities.
 
     Answers known from train, valid and test are left out (the filtered setting). Ranks are
     realistic: 1 + the number of better entities + half the number of equal ones. A NaN score raises
@@ -55,6 +59,7 @@ def evaluate(
         precision: of the score products; fp32 by default, since bf16 makes ties.
         score_memory: bytes for blocks of scores.
         known: `graph.known()`, if the caller has it already.
+        sample: how many triples are ranked at most, drawn from the split by `seed`; None: all.
         progress: called with the number of queries done since the last call.
 
     Returns:
@@ -62,7 +67,8 @@ def evaluate(
         `pessimistic`; `tie_rate`, the share of queries whose target ties with another entity;
         `queries`; `by_side` (`head`, `tail`); `by_frequency` (`frequent`, `medium`, `rare`: thirds
         of the relations by training triples); `by_relation`, by relation label, each with its
-        number of `train` triples.
+        number of `train` triples. Of a sample, also `interval`: the ends of a 95 %
+        confidence interval of each metric (percentile bootstrap over triples).
     """
     if not isinstance(model, ModelView | CompressedModel):
         raise TypeError(
@@ -74,6 +80,11 @@ def evaluate(
     triples = graph.split(split)
     if len(triples) == 0:
         raise InputError(f"{graph.name} has no {split} triples to evaluate on")
+    if sample is not None and sample < 1:
+        raise InputError(f"a sample must have at least 1 triple; got {sample}")
+    whole = sample is None or sample >= len(triples)
+    if not whole:
+        triples = triples[_drawn(len(triples), sample or 0, seed)]
     greater, equal = _rank(
         model, graph, triples, precision, score_memory, known or graph.known(), progress
     )
@@ -88,6 +99,7 @@ def evaluate(
     thirds = zip(FREQUENCIES, np.array_split(order, 3), strict=True)
     return {
         **summary(slice(None)),
+        **({} if whole else {"interval": interval(realistic, seed)}),
         "pessimistic": metrics(pessimistic),
         "tie_rate": float((equal > 0).mean()),
         "queries": int(realistic.size),
@@ -123,6 +135,31 @@ def metrics(ranks: npt.NDArray[np.number[Any]]) -> dict[str, float]:
         **{f"hits@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)},
         "ranks": int(ranks.size),
     }
+
+
+def interval(ranks: npt.NDArray[np.number[Any]], seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % confidence intervals of the metrics of a sample of triples.
+
+    The percentile bootstrap (Efron, 1979) over triples, whose two queries stay together.
+
+    Args:
+        ranks: (2, n), a column per triple.
+    """
+    values = {"mrr": 1 / ranks, "mr": ranks, **{f"hits@{k}": ranks <= k for k in (1, 3, 10)}}
+    means = np.stack([value.mean(0) for value in values.values()], axis=1)  # (n, metrics)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    count = len(means)
+    found = [
+        np.bincount(generator.integers(count, size=count), minlength=count) @ means / count
+        for _ in range(_RESAMPLED)
+    ]
+    low, high = np.quantile(found, (0.025, 0.975), axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(values)}
+
+
+def _drawn(count: int, sample: int, seed: int) -> npt.NDArray[np.int64]:
+    generator = np.random.Generator(np.random.PCG64(seed))
+    return np.sort(generator.choice(count, sample, replace=False, shuffle=False))
 
 
 def _rank(

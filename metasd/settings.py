@@ -123,6 +123,13 @@ def explain(error: ValidationError, keys: Sequence[str]) -> str:
     if first["type"] in ("model_type", "model_attributes_type"):
         return f"{key} is a section: set {key}.<key>, not {key} itself"
     message = first["msg"].removeprefix("Value error, ")
+    if union := next((k for k in keys if key.startswith(f"{k}.")), ""):
+        branches = [
+            e["msg"] for e in error.errors() if ".".join(map(str, e["loc"])).startswith(union)
+        ]
+        if len(branches) > 1:
+            wanted = (branch.removeprefix("Input should be ") for branch in branches)
+            key, message = union, f"input should be {' or '.join(wanted)}"
     if not key:
         return message
     got = f"got {first['input']!r}"

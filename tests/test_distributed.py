@@ -25,6 +25,7 @@ from metasd.errors import InputError
 from metasd.models import Scoring
 from metasd.models.masks import draw_masks
 from metasd.models.model import Model
+from metasd.training.candidates import step_of
 from metasd.training.checkpoint import Checkpoint, Layout
 from metasd.training.run import Run
 from metasd.training.schedule import Phase
@@ -43,6 +44,8 @@ CASES = [
     ),
     ("complex", "regularizer.name=n3", "train.precision=bf16"),
     ("complex", "train.gradient_sampling=0.05"),
+    ("complex", "train.candidates=300", "train.gradient_sampling=0.05"),
+    ("cp", "train.candidates=200", "compact.weight_format=int3", "train.objective=distill"),
 ]
 
 
@@ -62,10 +65,13 @@ def made(case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype) -> t
     starts = [role * ENTITIES for role in range(scoring.entity_roles)]
     rows = torch.cat([torch.arange(start + block.start, start + block.stop) for start in starts])
     weights = torch.linspace(0.5, 1.5, ENTITIES, dtype=dtype)[block].contiguous()
-    step = Step(model, config, weights)
-    for optimizer in (step.optimizer, step.meta_optimizer):
-        for state in optimizer.state.values():  # else first steps are signs of what may be rounding
-            state["sum"] += 1e-4
+    step = step_of(model, config, weights)
+    for (
+        name,
+        state,
+    ) in step.optimizer_tensors().items():  # else first steps are signs of what may be rounding
+        if name.endswith("sum"):
+            state += 1e-4
     return step, rows
 
 
@@ -193,6 +199,7 @@ QUICK = preset("metasd").override(
     }
 )
 SEPARATE = QUICK.override(["compact.weights=separate", "train.decay=0.5", "prune.fraction=0.5"])
+CANDIDATES = QUICK.override(["train.candidates=100"])
 
 
 def run_in_parts(group: str, folder: Path, config: Config, shards: int, replicas: int) -> None:
@@ -245,7 +252,9 @@ def test_a_model_in_blocks_is_evaluated_like_a_whole_one(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [QUICK, SEPARATE], ids=["shared", "separate"])
+@pytest.mark.parametrize(
+    "config", [QUICK, SEPARATE, CANDIDATES], ids=["shared", "separate", "candidates"]
+)
 def test_runs_continue_with_another_number_of_processes(config: Config, tmp_path: Path) -> None:
     graph = load_graph("families:203")
     train(graph, config, tmp_path / "whole")

@@ -12,7 +12,7 @@ from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.data.load import load_graph
 from metasd.errors import InputError
-from metasd.evaluation import evaluate, metrics
+from metasd.evaluation import evaluate, interval, metrics
 from metasd.models import Scoring
 from metasd.models.model import Model
 from metasd.training.trainer import train
@@ -164,3 +164,32 @@ def test_history_and_metrics_come_from_the_same_evaluator(
     stored = json.loads((run.path / "metrics.json").read_text())
     again = evaluate(run.model.compact, small_graph, "test")
     assert stored["test"]["compact"] == json.loads(json.dumps(again))
+
+
+def test_a_sample_is_ranked_exactly_and_its_intervals_hold_the_whole(small_graph: Graph) -> None:
+    model = random_model(small_graph)
+    whole = evaluate(model.source, small_graph, "train")
+    assert "interval" not in whole
+    inside = 0
+    for seed in range(20):
+        found = evaluate(model.source, small_graph, "train", sample=60, seed=seed)
+        assert found["queries"] == 120
+        low, high = found["interval"]["mrr"]
+        assert low < found["mrr"] < high
+        inside += low <= whole["mrr"] <= high
+    assert inside >= 16  # 19 of 20 are wanted; fewer than 16 have a chance of 0.3 %
+    again = evaluate(model.source, small_graph, "train", sample=60, seed=19)
+    assert again["interval"] == found["interval"]
+    everything = evaluate(model.source, small_graph, "train", sample=10**9)
+    assert everything == whole
+
+
+def test_a_sample_of_nothing_is_refused(small_graph: Graph) -> None:
+    with pytest.raises(InputError, match="a sample must have at least 1 triple; got 0"):
+        evaluate(random_model(small_graph).source, small_graph, "test", sample=0)
+
+
+def test_an_interval_keeps_the_queries_of_a_triple_together() -> None:
+    ranks = np.repeat(np.array([[1], [1000]]), 50, axis=1)  # the mean of every triple is the same
+    low, high = interval(ranks)["mrr"]
+    assert high - low < 1e-9

@@ -31,3 +31,16 @@ def test_a_time_is_read_in_minutes(text: str, wanted: float) -> None:
 def test_what_is_no_time_is_refused_with_the_forms_that_are(text: str) -> None:
     with pytest.raises(InputError, match=r"tune.budget.* such as 90s, 1m30s, 10m, 2.5m or 1h; got"):
         Config().override({"tune.budget": text})
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("some", "'auto' or 'all' or a valid integer, unable to parse string as an integer"),
+        (0, "'auto' or 'all' or greater than or equal to 1"),
+    ],
+)
+def test_every_kind_of_value_that_a_setting_takes_is_named(value: object, wanted: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Config().override({"train.candidates": value})
+    assert str(refused.value) == f"train.candidates: input should be {wanted}; got {value!r}"

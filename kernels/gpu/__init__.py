@@ -9,9 +9,10 @@ GPU. Kernels take fp32 tensors; other dtypes are left to the references. Under T
 from importlib import import_module
 from typing import Any
 
-from .._operations import OPERATIONS, Function, fp32_only
+from .._operations import OPERATIONS, Function, fp32_only, reference
 
 _FP32 = (
+    "adagrad_rows",
     "apply_mask",
     "apply_mask_out",
     "complex_product",
@@ -27,6 +28,9 @@ _FP32 = (
     "topk_entities",
 )
 _ANY_DTYPE = ("code_scores", "sparse_scores", "topk_mask")
+_LOSSES = ("distillation", "entity_cross_entropy", "meta_gradient")
+"""Whose kernels know no multiplicity of rows."""
+
 _MODULES = {"apply_mask_out": "apply_mask"}
 """Of kernels whose module has another name."""
 
@@ -44,7 +48,20 @@ def kernel(name: str) -> Function:
 def kernels() -> dict[str, Function]:
     """What is registered for `cuda`, by the operation's name."""
     chosen = {name: fp32_only(name, kernel(name)) for name in _FP32}
+    chosen |= {name: _unless_counted(name, chosen[name]) for name in _LOSSES}
     return chosen | {name: kernel(name) for name in _ANY_DTYPE}
+
+
+def _unless_counted(name: str, chosen: Function) -> Function:
+    """`chosen`, or the definition where rows have a multiplicity, the last argument."""
+    places = [argument.name for argument in OPERATIONS[name]._opoverload._schema.arguments]
+    at = places.index("multiplicity")
+
+    def call(*arguments: Any) -> Any:
+        counted = len(arguments) > at and arguments[at] is not None
+        return (reference(name) if counted else chosen)(*arguments[: None if counted else at])
+
+    return call
 
 
 def register() -> None:

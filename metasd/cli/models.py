@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 def evaluate(
     run: ModelPath,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rank so many of the triples, and add confidence intervals."),
+    ] = None,
     graph: GraphName = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -39,12 +43,17 @@ def evaluate(
     model = load_model(run)
     data = graph_of(model, graph, data_dir)
     views = {"compressed": model} if isinstance(model, CompressedModel) else model.model.views
-    found = {name: evaluate_model(view, data, split) for name, view in views.items()}
+    found = {name: evaluate_model(view, data, split, sample=sample) for name, view in views.items()}
     if as_json:
         print_json({split: found})
         return
     print_rows(summary_rows({split: found}))
     print_rows(_frequency_rows(found))
+    for name, metrics in found.items():
+        if ends := metrics.get("interval"):
+            low, high = ends["mrr"]
+            queries = metrics["queries"]
+            print(f"{name}: 95 % of MRR {low:.4f} to {high:.4f}, of {queries} queries")
 
 
 def _frequency_rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:

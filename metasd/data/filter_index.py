@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from metasd.errors import InputError
 
-from .sorting import IntArray
+from .sorting import IntArray, distinct
 
 _CHECKED = 1 << 13  # keys unpacked at a time: what is freed stays with the process
 Array = npt.NDArray[Any]
@@ -189,7 +189,7 @@ class KnownAnswers:
         else:
             relation = np.repeat(self.keys % self.num_relations, np.diff(self.indptr))
             entity = answers
-        pairs = np.unique(relation * self.num_entities + entity)
+        pairs = distinct(relation * self.num_entities + entity)
         firsts = np.arange(self.num_relations + 1) * self.num_entities
         return np.searchsorted(pairs, firsts), pairs % self.num_entities
 

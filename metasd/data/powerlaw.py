@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from metasd.errors import InputError
 
-from .sorting import IntArray
+from .sorting import IntArray, distinct
 
 _MIN_ENTITIES = 100
 _DRAWN = 1 << 20  # triples that are drawn together; with another number they are others
@@ -154,7 +154,7 @@ class PowerLaw:
             rank = (v * size).astype(np.int64) * self.clusters + to
             tail = rank * self._stride % self.num_entities
             drawn = head * of_head + relation * self.num_entities + tail
-            keys = np.unique(np.concatenate([keys, drawn]))
+            keys = distinct(np.concatenate([keys, drawn]))
             missing = degree - np.bincount(keys // of_head, minlength=len(heads))
             draws += 1
         head, rest = np.divmod(keys, of_head)

@@ -13,6 +13,7 @@ from metasd.data.graph import Graph
 from metasd.evaluation import evaluate
 from metasd.models.base import Scoring
 
+from . import candidates
 from .learner import Learner
 from .sizing import stored_bytes
 from .tune import search_seconds, searched
@@ -33,7 +34,7 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     """Sizes of a run: parameters, bytes by purpose, blocks and steps. Bytes are predictions.
 
     The peak is what the process is expected to hold at most: what it holds already, plus the tables
-    with their two optimizer states, separate weights of the compact model with theirs, and the most
+    with their optimizer states, separate weights of the compact model with theirs, and the most
     that a step needs at once, in the meta step.
     """
     scoring = Scoring.named(config.model.name)(config.model.rank)
@@ -45,12 +46,11 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     matrices = {"metasd": 3, "distill": 2, "compact": 2, "dense": 1}[train.objective]
     triples = 2 * len(graph.train)
     batch = min(train.batch_size, triples)
-    height, width = kernels.block_shape(
-        batch, graph.num_entities, matrices, itemsize, train.score_memory
-    )
+    scored = candidates.scored(config, graph.num_entities)
+    height, width = kernels.block_shape(batch, scored, matrices, itemsize, train.score_memory)
     tiles = kernels.uses_amx(train.precision)  # then neither scores nor operands are stored
     scores = 0 if tiles else matrices * height * width * itemsize
-    candidates = graph.num_entities * scoring.entity_width
+    numbers = scored * scoring.entity_width
     # Cast operands: the source's, the compact model's joined with its direction, and a product
     # before it is added.
     operands = (
@@ -59,13 +59,17 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
     # Gradients alive together: of source and compact model, v and the meta gradient; one in the
     # making.
     gradients = {"metasd": 3, "distill": 2, "compact": 2, "dense": 1}[train.objective]
+    whole = candidates.wanted(config, graph.num_entities) is None
+    heads = 0 if whole else 2 * batch * scoring.entity_width
+    touched = tables if whole else 4 * (numbers + heads + relations)
     rows = 4 * batch * (2 * scoring.entity_width + scoring.relation_width) * 8
-    step = scores + operands * candidates * itemsize + gradients * tables + rows
+    step = scores + operands * numbers * itemsize + gradients * touched + rows
     steps = math.ceil(triples / batch)
     compact = train.objective != "dense"
     masks = tables // 32 if compact else 0
     rounded = tables if compact and config.compact.weight_format != "fp32" else 0
     own = 2 * tables if compact and config.compact.weights == "separate" else 0
+    states = tables * (2 if train.objective == "metasd" else 1)
     total = min(steps * train.epochs, train.max_steps or steps * train.epochs)
     return {
         "graph": graph.name,
@@ -92,15 +96,15 @@ def estimate(graph: Graph, config: Config) -> dict[str, Any]:
         - (0 if not masks else math.ceil(config.prune.fraction * (entities + relations))),
         "bytes of tables": tables,
         "bytes of masks": masks,
-        "bytes of optimizer states": 2 * tables + own // 2,
+        "bytes of optimizer states": states + own // 2,
         "bytes of a step at most": step,
         "score block": "tiles, in registers"
         if tiles
-        else f"{height} x {width} of {batch} x {graph.num_entities}, {matrices} at once",
+        else f"{height} x {width} of {batch} x {scored}, {matrices} at once",
         "bytes of score blocks": scores,
-        "bytes at the peak": resident_memory() + 3 * tables + masks + rounded + own + step,
+        "bytes at the peak": resident_memory() + tables + states + masks + rounded + own + step,
         "product precision": str(kernels.product_dtype(train.precision)).removeprefix("torch."),
-        "bytes of a checkpoint": 3 * tables + masks + own,
+        "bytes of a checkpoint": tables + states + masks + own,
         "steps per epoch": steps,
         "steps": total,
         "rank by size of the compact tables": ranks_by_size(graph, config) if compact else None,

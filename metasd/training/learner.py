@@ -19,10 +19,10 @@ from metasd.models.base import Scoring
 from metasd.models.masks import check_fraction, draw_masks
 from metasd.models.model import Model
 
-from . import schedule
+from . import candidates, schedule
 from .checkpoint import Checkpoint, Layout, restore_model
+from .parts import Batch
 from .sampling import key
-from .step import Batch, Step
 from .warm_start import WarmStart, check_sources, take_source
 
 _TIMED, _TIMED_SECONDS = 10, 2.0
@@ -71,7 +71,7 @@ class Learner:
         if self.config.train.entity_weights:
             block = self.processes.block(self.graph.num_entities)
             weights = entity_weights(self.graph)[block].to(self.device)
-        self.step = Step(self.model, self.config, weights)
+        self.step = candidates.step_of(self.model, self.config, weights)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -32,7 +32,7 @@ def threshold(config: "Config", entities: int, device: torch.device) -> float:
     return AUTO if entities >= _FEWEST and not tiles else 0.0
 
 
-def key(*numbers: int) -> int:
+def key(*parts: int | str) -> int:
     """63 well mixed bits of seed, epoch, step, and what else tells two draws apart."""
-    text = ",".join(map(str, numbers)).encode()
+    text = ",".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

@@ -14,102 +14,22 @@ that, or of weights of its own. Every loss over all entities gives its gradients
 Steps 1 and 2 are the meta step. With separate weights the compact step takes the place of 3.
 """
 
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from metasd import kernels
-from metasd.distributed import LocalRows, RowIndex
+from metasd.distributed import LocalRows
 from metasd.models.model import Model, Tables
 from metasd.models.regularizers import PENALTIES
 
 from . import sampling
+from .parts import Batch, Encoded, Gradients, Loss, Rows, ScoredTables, Streaming
 from .schedule import Phase
 
 if TYPE_CHECKING:
     from metasd.config import Config
-
-
-class Batch(NamedTuple):
-    """Triples; relations count inverses. Of several processes each reads the rows of some.
-
-    `heads`, `relations` and `tails` lead to the rows of this process's (b,) triples; `targets`
-    int64 (B,) are the tails of all triples of its replica, counted from the first entity of its
-    block; `share` is what the replica has of the whole batch, and `first` the number of its first
-    triple there. `key` is what chance depends on.
-    """
-
-    heads: RowIndex
-    relations: LocalRows
-    tails: RowIndex
-    targets: Tensor
-    share: float = 1.0
-    first: int = 0
-    key: int = 0
-
-
-class Loss(Enum):
-    """What is drawn anew for each loss of a step."""
-
-    SOURCE, INNER, QUIZ, META, MUTUAL = range(5)
-
-
-@dataclass
-class Rows:
-    """A batch's table rows, leaves of the autograd graph of the query encoder."""
-
-    head: Tensor
-    relation: Tensor
-    tail: Tensor | None
-    """None where only queries are asked for."""
-
-
-@dataclass
-class Gradients:
-    """Gradients of both tables, fp32 like the tables."""
-
-    entities: Tensor
-    relations: Tensor
-
-
-@dataclass
-class ScoredTables:
-    """What a model scores with: `mask * table` (kernels mask on the way), or whole tables.
-
-    Gradients are masked where there are masks. `whole` says that masked and rounded weights are
-    written out in the tables already.
-    """
-
-    entities: Tensor
-    relations: Tensor
-    masks: tuple[Tensor, Tensor] | None = None
-    whole: bool = False
-
-
-@dataclass
-class Encoded:
-    """A batch as a model sees it: its rows and the queries made of them, with their graph.
-
-    `queries` (B, d), without a graph, are those of all shards.
-    """
-
-    tables: ScoredTables
-    batch: Batch
-    rows: Rows
-    query: Tensor
-    queries: Tensor
-
-
-class Streaming(TypedDict):
-    """How the operations stream scores, and with whom."""
-
-    precision: str
-    score_memory: int
-    group: str
-    sampling: kernels.Sampling
 
 
 class Step:
@@ -124,9 +44,13 @@ class Step:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         self.teachers: list[Tables] = []
         tables = (model.entities, model.relations)
+        self.multiplicity: Tensor | None = None  # of the scored rows, where they are a sample
+        self.first_entity = model.processes.block(model.num_entities).start  # of those rows
         self.threshold = sampling.threshold(config, model.num_entities, model.entities.device)
         self.optimizer = self._adagrad(tables, config.train.lr)
-        self.meta_optimizer = self._adagrad(tables, config.distill.meta_lr)
+        self.meta_optimizer: torch.optim.Optimizer | None = None
+        if config.train.objective == "metasd":
+            self.meta_optimizer = self._adagrad(tables, config.distill.meta_lr)
         self.compact_optimizer: torch.optim.Optimizer | None = None
         if model.separate:
             self.compact_optimizer = self._adagrad(model.separate, config.compact.lr)
@@ -149,7 +73,9 @@ class Step:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The states of all optimisers by name, for a checkpoint; writable in place."""
-        optimizers = {"adagrad": self.optimizer, "meta_adagrad": self.meta_optimizer}
+        optimizers = {"adagrad": self.optimizer}
+        if self.meta_optimizer:
+            optimizers["meta_adagrad"] = self.meta_optimizer
         if self.compact_optimizer:
             optimizers["compact_adagrad"] = self.compact_optimizer
         return {
@@ -200,6 +126,7 @@ class Step:
             len(columns[0]) / max(len(heads), 1),
             processes.replica_start(len(heads)),
             key,
+            (heads, tails),
         )
 
     # Step 0
@@ -241,6 +168,7 @@ class Step:
         )
         gradients = self._new_gradients(grad_entities)
         self._backward(source, [(source.query, self._returned(grad_query))], gradients)
+        assert self.meta_optimizer is not None
         self._apply(self.meta_optimizer, gradients, batch)
         return inner_loss, quiz_loss, gradients
 
@@ -456,9 +384,10 @@ class Step:
                 route.scatter(grad.contiguous(), mask, out)
 
     def _new_gradients(self, grad_candidates: Tensor) -> Gradients:
-        """Starts from the gradient of the scored rows (N, d); with two roles the heads' is zero."""
-        if self.model.tail_offset:
-            grad_candidates = torch.cat([torch.zeros_like(grad_candidates), grad_candidates])
+        """Starts from the gradient of the scored rows (N, d); that of rows before them is zero."""
+        if offset := self.model.tail_offset:
+            heads = grad_candidates.new_zeros(offset, grad_candidates.shape[1])
+            grad_candidates = torch.cat([heads, grad_candidates])
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
     def _shared(self, query: Tensor, batch: Batch) -> Tensor:
@@ -486,7 +415,6 @@ class Step:
 
     def _streaming(self, batch: Batch, loss: Loss) -> Streaming:
         settings, processes = self.config.train, self.model.processes
-        first_entity = processes.block(self.model.num_entities).start
         drawn, threshold = sampling.key(batch.key, loss.value), self.threshold
         if loss is Loss.INNER and self.model.separate:  # its gradient is so many times as large
             tau, *weights = self._distillation()
@@ -495,5 +423,6 @@ class Step:
             "precision": settings.precision,
             "score_memory": settings.score_memory,
             "group": processes.group,
-            "sampling": kernels.Sampling(threshold, drawn, batch.first, first_entity),
+            "sampling": kernels.Sampling(threshold, drawn, batch.first, self.first_entity),
+            "multiplicity": self.multiplicity,
         }

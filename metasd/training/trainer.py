@@ -25,13 +25,7 @@ from metasd.files import followed, lock, write_text
 from metasd.models.model import ModelView, Tables
 
 from . import schedule
-from .checkpoint import (
-    MODEL_TENSORS,
-    Checkpoint,
-    TrainingState,
-    frozen_settings,
-    model_tensors,
-)
+from .checkpoint import MODEL_TENSORS, Checkpoint, TrainingState, frozen_settings, model_tensors
 from .learner import Learner
 from .progress import Progress
 from .run import Run, RunFolder, free_run_dir
@@ -211,12 +205,11 @@ class Trainer(Learner):
         config, named = self.config, self.config.distill.teachers
         if not config.has_teacher:
             return []
-        paths: Sequence[str | Path] = named if isinstance(named, list) else ()
         if isinstance(named, int):
-            paths = [self._other_source(config.train.seed + i) for i in range(1, named)]
-        return [best_source(path, config, self.graph, self.layout) for path in paths]
+            named = [self._other_source(config.train.seed + i) for i in range(1, named)]
+        return [best_source(path, config, self.graph, self.layout) for path in named]
 
-    def _other_source(self, seed: int) -> Path:
+    def _other_source(self, seed: int) -> str:
         """The run of a source as this one's, of another seed, trained to its end."""
         folder = RunFolder(self.folder.teachers / f"seed-{seed}")
         if not folder.config.exists():
@@ -232,7 +225,7 @@ class Trainer(Learner):
             train(self.graph, config, folder.path, processes=self.processes)
         elif not folder.metrics.exists():
             resume(folder.path, graph=self.graph, processes=self.processes)
-        return folder.path
+        return str(folder.path)
 
     def _epoch(self) -> None:
         state, settings = self.state, self.config.train
@@ -318,7 +311,11 @@ class Trainer(Learner):
         if state.epoch == settings.epochs and self.model.masks is None:
             self.update_masks(state.epoch)  # all epochs were the source's: the other is a copy
         tables = (self.model.entities, self.model.relations)
-        if self.processes.all_reduce_max(not all(bool(table.isfinite().all()) for table in tables)):
+        rows = 1 << 16  # at a time: the answer takes a byte per weight
+        parts = (
+            table[first : first + rows] for table in tables for first in range(0, len(table), rows)
+        )
+        if self.processes.all_reduce_max(not all(bool(part.isfinite().all()) for part in parts)):
             raise self._diverged(f"a weight {_NOT_FINITE}")
         due = state.epoch % self.config.eval.every == 0 or state.epoch == self.config.warmup_epochs
         if due or state.stopped:
@@ -403,6 +400,7 @@ class Trainer(Learner):
             "graph_sha256": self.graph.digest,
             "unseen": self.graph.unseen,
             "seed": self.config.train.seed,
+            "sample": self.config.eval.sample,
             "epochs": self.state.epoch,
             "best_epoch": self.state.best_epoch,
             "chosen_by": f"valid {self._chosen_by()}" if len(self.graph.valid) else "last epoch",
@@ -417,13 +415,16 @@ class Trainer(Learner):
         return Run(self.folder.path, self.config, self.graph, self.model, history, metrics)
 
     def _evaluate(self, split: str, view: ModelView, label: str) -> dict[str, Any]:
-        with self._progress.task(label, 2 * len(self.graph.split(split))) as advance:
+        sample = self.config.eval.sample
+        count = len(self.graph.split(split))
+        with self._progress.task(label, 2 * min(sample or count, count)) as advance:
             return evaluate(
                 view,
                 self.graph,
                 split,
                 score_memory=self.config.train.score_memory,
                 known=self.known,
+                sample=sample,
                 progress=advance,
             )
 

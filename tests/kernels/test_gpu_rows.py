@@ -153,3 +153,16 @@ def test_a_misaligned_pointer_is_refused(gpu: str) -> None:
     crooked = torch.from_numpy(np.frombuffer(memory.data, np.float32, 8, 1).reshape(2, 4))
     with pytest.raises(ValueError, match="misaligned"):
         kernels.score_triples(crooked, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (1, 1), (7, 31), (13, 300)], ids=str)
+def test_adagrad_moves_rows_as_the_definition_does(shape: tuple[int, int], gpu: str) -> None:
+    count, columns = shape
+    table, sums = kc.table(29, columns, 1), kc.table(29, columns, 2).square()
+    index = torch.randperm(29, generator=torch.Generator().manual_seed(3))[:count]
+    arguments = [table[index], table, sums, index, kc.table(count, columns, 4)]
+    exact = [x.double() if x.is_floating_point() else x.clone() for x in arguments]
+    kernels.adagrad_rows(*exact, 0.1)  # type: ignore[arg-type]
+    given = [x.to(gpu, copy=True) for x in arguments]
+    kernels.adagrad_rows(*given, 0.1)  # type: ignore[arg-type]
+    kc.assert_close([x.cpu() for x in given[:3]], exact[:3], 1e-6)

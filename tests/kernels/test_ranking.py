@@ -1,3 +1,4 @@
+import importlib
 import re
 from typing import Any
 
@@ -346,3 +347,26 @@ def test_ranking_traces_as_one_graph(backend: str) -> None:
 
     wanted = run(p.queries, p.entities)
     assert kc.same_bits(kc.compiled(run, backend)(p.queries, p.entities), wanted)
+
+
+def test_a_target_whose_score_has_other_bits_in_another_product_is_ranked_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queries, entities = kc.table(40, 16), kc.table(3000, 16, 1)
+    entities[1500:] = entities[:1500]  # every target has its equal
+    targets = torch.arange(40) * 70
+    wanted = kernels.rank_targets(queries, entities, targets)
+    assert int(wanted[1].min()) == 1
+    module = importlib.import_module("metasd.kernels.rank_targets")
+    likely = module._likely_scores
+    calls = []
+
+    def other(left: Tensor, right: Tensor) -> Tensor:
+        calls.append(len(left))
+        return likely(left, right) * (1 + 1e-6)  # type: ignore[no-any-return]
+
+    for guess in (likely, other):
+        monkeypatch.setattr(module, "_likely_scores", guess)
+        found = kernels.rank_targets(queries, entities, targets, score_memory=1 << 16)
+        assert kc.same_bits(found, wanted)
+    assert sum(calls) == 40

@@ -9,8 +9,9 @@ from metasd import kernels
 from metasd.config import preset
 from metasd.models import Scoring
 from metasd.models.model import Model
+from metasd.training.parts import Gradients
 from metasd.training.schedule import Phase
-from metasd.training.step import Gradients, Step
+from metasd.training.step import Step
 
 RANK, ENTITIES, RELATIONS, ROWS = 12, 97, 10, 17
 

@@ -97,9 +97,14 @@ RAMP = {"train.epochs": 3, "prune.schedule": "cubic", "prune.ramp_epochs": 2}
 
 
 SAMPLED = {"train.epochs": 3, "train.gradient_sampling": 0.05}
+CANDIDATES = {"train.epochs": 3, "train.candidates": 60}
 
 
-@pytest.mark.parametrize("settings", [RAMP, SEPARATE, SAMPLED], ids=["ramp", "separate", "sampled"])
+@pytest.mark.parametrize(
+    "settings",
+    [RAMP, SEPARATE, SAMPLED, CANDIDATES, {**SEPARATE, **CANDIDATES}],
+    ids=["ramp", "separate", "sampled", "candidates", "separate on candidates"],
+)
 def test_resuming_after_any_step_ends_in_the_same_weights(
     small_graph: Graph,
     quick: Config,
