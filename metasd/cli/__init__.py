@@ -6,6 +6,7 @@ load no torch.
 
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -79,6 +80,7 @@ def main() -> None:
     """Runs the command line; a mistake in the input is one line and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label is never worth a crash
         sys.stdout.reconfigure(errors="replace")
+    errors.note_signal(signal.SIGINT)  # which a KeyboardInterrupt is of, unless another is noted
     try:
         code = app(prog_name="metasd", standalone_mode=False)
         if code == _INTERRUPTED:
