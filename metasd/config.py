@@ -69,6 +69,11 @@ class TrainConfig(_Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 
+    @field_validator("gradient_sampling", "candidates", mode="before")
+    @classmethod
+    def _word(cls, given: object) -> object:
+        return given if not isinstance(given, bool) else "on" if given else "off"  # YAML: false
+
 
 class RegularizerConfig(_Section):
     name: Literal["dura", "n3", "none"] = Field("dura", description="DURA (2020) or N3 (2018)")

@@ -23,11 +23,18 @@ def test_files_may_nest_or_dot_their_keys(tmp_path: Path) -> None:
 
 def test_strings_become_the_types_of_their_keys() -> None:
     config = preset("metasd").override(
-        ["train.lr=1e-2", "distill.quiz_held_out=False", "train.max_steps=null", "model.name=cp"]
+        [
+            "train.lr=1e-2",
+            "distill.quiz_held_out=False",
+            "train.max_steps=null",
+            "model.name=cp",
+            "train.gradient_sampling=off",
+        ]
     )
     assert config.train.lr == 0.01
     assert config.distill.quiz_held_out is False
     assert config.train.max_steps is None
+    assert config.train.gradient_sampling == "off"
 
 
 def test_the_published_presets() -> None:
@@ -93,6 +100,7 @@ def test_dense_is_chosen_by_its_only_model() -> None:
         ("regularizer.weight=.inf", "regularizer.weight: .*finite number; got inf"),
         ("model.rank=1.5", "model.rank: .*valid integer.*; got 1.5"),
         ("model.name=[cp]", r"model.name: .*valid string; got \['cp'\]"),
+        ("train.candidates=yes", "train.candidates: .*'auto' or 'all'.*; got 'on'"),
         ("trian.epochs=3", 'unknown setting trian.epochs; did you mean "train.epochs"'),
     ],
 )
