@@ -391,6 +391,38 @@ def sampling() -> str:
     return f"{table(rows)}\n\nValid MRR after the last epoch; {'; '.join(machines)}."
 
 
+LEVELS = {"FB15k-237": (0.30, 0.34, 0.36), "WN18RR": (0.42, 0.45, 0.47)}
+"""Valid MRRs that `time_to_accuracy` gives the times of."""
+
+
+def time_to_accuracy() -> str:
+    """When the curves of each system first reach the levels of their graph."""
+    results = json.loads((RESULTS / "time-to-accuracy.json").read_text(encoding="utf-8"))
+    parts = []
+    for graph, levels in LEVELS.items():
+        there = [result for result in results if result["graph"] == graph]
+        if not there:
+            continue
+        rows = [[graph, "settings", "an epoch", *(f"MRR {level:.2f}" for level in levels)]]
+        for result in there:
+            curve = result["curve"]
+            last = curve[-1]
+            row = [result["system"], _asked(result["settings"])]
+            row.append(duration(last["seconds"] / last["epoch"]))
+            for level in levels:
+                reached = [at["seconds"] for at in curve if at["valid_mrr"] >= level]
+                row.append(f"{reached[0]:,.0f} s" if reached else f"> {last['seconds']:,.0f} s")
+            rows.append(row)
+        parts.append(table(rows))
+    machines = dict.fromkeys(machine(result) for result in results)
+    return "\n\n".join([*parts, f"Seconds of the processor; {'; '.join(machines)}."])
+
+
+def _asked(settings: dict[str, Any]) -> str:
+    plain = {key: value for key, value in settings.items() if key != "set"}
+    return ", ".join([*(f"{key} {value}" for key, value in plain.items()), *settings["set"]])
+
+
 DISTILLATION = [f"distillation-{loss}" for loss in ("inner", "meta", "mutual")]
 
 
@@ -439,6 +471,7 @@ TABLES = {
         "distillation-mutual",
         partial(comparison, "loss and gradients", DISTILLATION),
     ),
+    "time_to_accuracy": time_to_accuracy,
     "scaling": partial(on_each_processor, "scaling", scaling),
     "evaluation": partial(on_each_processor, "evaluation", evaluation),
     "compressed": partial(on_each_processor, "compressed", compressed),
