@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path.append(str(Path(__file__).parent.parent / "compressed"))
+sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parent.parent / "compressed")])
 
 import fuzz_compressed
 from file_attacks import Hang, Originals, quiet
