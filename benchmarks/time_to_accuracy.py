@@ -61,6 +61,7 @@ def main() -> None:
             key: value
             for key, value in vars(arguments).items()
             if key not in ("graph", "system", "minutes")
+            and (arguments.system != "pykeen" or key != "relation_prediction")  # it has none
         },
         "curve": curve(graph, arguments, epochs(graph, arguments)),
         **measured_on(),
