@@ -10,10 +10,10 @@ application of `metasd.cli`. A setting without a description is an error.
 import argparse
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer.main
 import yaml
@@ -104,17 +104,23 @@ def _section(name: str, settings: list[Setting]) -> str:
 
 def _values(field: FieldInfo) -> str:
     """What a setting may be: its type or choices, and its bounds."""
+    return _bounded(field.annotation, field.metadata)
+
+
+def _bounded(annotation: Any, constraints: Iterable[Any]) -> str:
     bounds = [
         f"{sign}\N{NO-BREAK SPACE}{getattr(constraint, name)}"
-        for constraint in field.metadata
+        for constraint in constraints
         for name, sign in _BOUNDS.items()
         if getattr(constraint, name, None) is not None
     ]
-    return ", ".join([_type(field.annotation), *bounds])
+    return ", ".join([_type(annotation), *bounds])
 
 
 def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _bounded(arguments[0], (x for y in arguments[1:] for x in y.metadata))
     if origin is Literal:
         return ", ".join(_shown(choice) for choice in arguments)
     if origin in (Union, types.UnionType):

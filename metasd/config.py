@@ -29,6 +29,11 @@ class ModelConfig(_Section):
         return Scoring.named(name).name
 
 
+def _no_number(given: object) -> object:
+    """YAML's booleans as words, so that none is read as a number; `off` may be meant."""
+    return given if not isinstance(given, bool) else "true" if given else "off"
+
+
 class TrainConfig(_Section):
     objective: Literal["metasd", "distill", "compact", "dense"] = Field(
         "distill",
@@ -72,7 +77,7 @@ class TrainConfig(_Section):
     @field_validator("gradient_sampling", "candidates", mode="before")
     @classmethod
     def _word(cls, given: object) -> object:
-        return given if not isinstance(given, bool) else "on" if given else "off"  # YAML: false
+        return _no_number(given)
 
 
 class RegularizerConfig(_Section):
@@ -162,7 +167,7 @@ class DistillConfig(_Section):
     temperature: float = Field(1.5, ge=1e-3, le=1e3, description="tau of both softmaxes")
     forward_weight: float = Field(15.0, ge=0, description="of KL(source || compact) in step 1")
     backward_weight: float = Field(0.0, ge=0, description="of KL(compact || source) in step 1")
-    teachers: Annotated[int, Field(ge=1)] | list[str] = Field(
+    teachers: Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)] = Field(
         1,
         description="sources that teach separate weights in turn, which the divergence from source "
         "to compact model takes as their mean: the run's own, and others of as many seeds, which "
@@ -175,6 +180,11 @@ class DistillConfig(_Section):
     quiz_batch_size: int | None = Field(
         None, ge=1, description="quiz triples per step; default: train.batch_size"
     )
+
+    @field_validator("teachers", mode="before")
+    @classmethod
+    def _number_or_runs(cls, given: object) -> object:
+        return _no_number(given)
 
 
 class EvalConfig(_Section):

@@ -100,7 +100,9 @@ def test_dense_is_chosen_by_its_only_model() -> None:
         ("regularizer.weight=.inf", "regularizer.weight: .*finite number; got inf"),
         ("model.rank=1.5", "model.rank: .*valid integer.*; got 1.5"),
         ("model.name=[cp]", r"model.name: .*valid string; got \['cp'\]"),
-        ("train.candidates=yes", "train.candidates: .*'auto' or 'all'.*; got 'on'"),
+        ("train.candidates=yes", "train.candidates: .*'auto' or 'all'.*; got 'true'"),
+        ("distill.teachers=true", "distill.teachers: .*; got 'true'"),
+        ("distill.teachers=[]", r"distill.teachers: .*; got \[\]"),
         ("trian.epochs=3", 'unknown setting trian.epochs; did you mean "train.epochs"'),
     ],
 )

@@ -186,7 +186,9 @@ def _settings(
     config = start.config if start and preset is None else preset_of(preset or "default")
     if file is not None:
         config = config.override(Config.read(file))
-    config = config.override(settings if size is None else [*settings, f"compact.size={size}"])
+    config = config.override(settings)
+    if size is not None:
+        config = config.override({"compact.size": size})
     return config if budget is None else config.override({"tune.budget": budget})
 
 

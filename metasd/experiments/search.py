@@ -154,7 +154,7 @@ def _run_search(search: Search, out: Path, trials: int, graph: Graph) -> dict[st
         trial = study.ask()
         chosen = {key: _suggest(trial, key, values) for key, values in search.space.items()}
         try:
-            config = search.config(chosen)
+            config = by_rules(graph, search.config(chosen))
         except InputError as error:
             value, found = None, str(error)
         else:

@@ -85,17 +85,9 @@ def sized(graph: Graph, config: Config) -> Config:
     """
     wanted = [key for key in SIZED if key in config.tune.settings]
     left = {"tune.settings": [key for key in config.tune.settings if key not in SIZED]}
-    if config.compact.size is None or config.train.objective == "dense":
+    if config.compact.size is None:
         return config.override(left)
-    if not config.has_separate_weights:
-        raise InputError(
-            f"compact.size needs compact.weights = separate; got {config.compact.weights}"
-        )
-    if config.compact.weight_format not in CODES:
-        raise InputError(
-            f"compact.size needs a compact.weight_format of few bits; got "
-            f"{config.compact.weight_format}"
-        )
+    _check(config)
     most = limit(graph, config)
     choices = list(_choices(graph, config))
     fitting = [choice for choice in choices if choice.bytes <= most]
@@ -118,6 +110,23 @@ def sized(graph: Graph, config: Config) -> Config:
     return config.override({**{key: found[key] for key in wanted}, **left})
 
 
+def _check(config: Config) -> None:
+    """InputError where `compact.size` and another setting that is given exclude each other."""
+    values, open_ = config.flat(), config.tune.settings
+    columns = values[GRANULARITY] == "column" or GRANULARITY in open_
+    if not columns and FRACTION not in open_:
+        columns = values[FRACTION] == 0
+    for key, fits, needed in (
+        ("train.objective", values["train.objective"] != "dense", "a compact model"),
+        ("compact.weights", values["compact.weights"] == "separate", "compact.weights = separate"),
+        (FORMAT, values[FORMAT] in CODES, f"a {FORMAT} of few bits"),
+        ("prune.schedule", values["prune.schedule"] == "constant", "prune.schedule = constant"),
+        (GRANULARITY, columns, f"{GRANULARITY} = column"),
+    ):
+        if not fits:
+            raise InputError(f"compact.size needs {needed}; got {key} = {values[key]}")
+
+
 def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
     """What the given settings leave open; of coordinates, as many as fit, or the fewest."""
     scoring, most = Scoring.named(config.model.name)(config.model.rank), limit(graph, config)
@@ -127,7 +136,7 @@ def _choices(graph: Graph, config: Config) -> Iterator[Choice]:
     counts = range(1, rank + 1)
     if FRACTION not in open_:
         kept = rank
-        if config.prune.granularity == "column":
+        if GRANULARITY in open_ or config.prune.granularity == "column":
             kept -= math.ceil(config.prune.fraction * rank)
         counts = range(kept, kept + 1)
     elif scoring.matrix_relations:

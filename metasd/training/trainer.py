@@ -222,6 +222,8 @@ class Trainer(Learner):
                 "distill.teachers": 1,
             }
             config = self.config.override(settings)
+            if self.processes.is_main:
+                print(f"a teacher of seed {seed} learns first", file=sys.stderr, flush=True)
             train(self.graph, config, folder.path, processes=self.processes)
         elif not folder.metrics.exists():
             resume(folder.path, graph=self.graph, processes=self.processes)

@@ -149,7 +149,8 @@ class WarmStart:
     def fill(self, model: Model, config: Config, graph: Graph) -> None:
         """Puts the rows of labels that both have into the source; fits those of new labels.
 
-        Labels without train triples keep their random rows. The optimiser starts anew.
+        Labels without train triples keep their random rows, and columns that a compressed model has
+        left out their random numbers. The optimiser starts anew.
 
         Raises:
             InputError: see `check`, or a distributed run.
@@ -167,7 +168,8 @@ class WarmStart:
         ):
             there = place >= 0
             new, old = (x.reshape(blocks, -1, x.shape[1]) for x in (into, table))
-            new[:, there] = old[:, place[there]]
+            learned = old.any((0, 1))  # columns that a compressed model left out begin anew
+            new[:, there] = np.where(learned, old[:, place[there]], new[:, there])
         fit_rows(
             model.scoring,
             entities,

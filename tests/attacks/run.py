@@ -67,7 +67,9 @@ def signals(folder: Path, size: float, count: int = 200) -> dict[str, Any]:
         outcomes = trial(Originals(folder), folder / "work", max(5, int(count * size)))
     ends = Counter(f"{one.command}: exit code {one.shell_code}" for one in outcomes)
     fallen = [
-        f"{one.command}: {one.code} {one.left} {one.errors}" for one in outcomes if not one.held
+        f"{one.command}: {one.code} {one.left} {one.errors.strip().rpartition(chr(10))[2]}"
+        for one in outcomes
+        if not one.held
     ]
     return {"signals": len(outcomes), "ends": dict(sorted(ends.items())), "fallen": fallen}
 

@@ -149,6 +149,17 @@ def test_the_same_settings_are_trained_once(
     assert run_search(search, out, 3)["trial"] == "trial-001"
 
 
+def test_a_size_that_cannot_be_counts_as_a_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"train.epochs": 2, "model.rank": 16, "tune.budget": 0}
+    space = {"compact.size": ["1/9", "1/9000"]}
+    path = written(tmp_path, preset="default", settings=settings, search=space)
+    best = run_search(Search.load(path), tmp_path / "out", 6)
+    assert best["settings"]["compact.size"] == "1/9"
+    assert "1/9000 leaves" in capsys.readouterr().err
+
+
 def test_every_trial_has_columns_for_its_size(tmp_path: Path) -> None:
     settings = {"train.epochs": 2, "compact.size": "1/9", "tune.budget": 0}
     space = {"model.rank": [32, 64], "compact.weight_format": ["int4", "int3"]}

@@ -58,6 +58,12 @@ def test_a_weight_format_that_is_given_stays(small_graph: Graph) -> None:
     assert columns["int4"] < columns["int3"] < columns["int2"]
 
 
+def test_columns_follow_from_a_share_that_is_given(small_graph: Graph) -> None:
+    given = {"compact.size": "1/12", "model.rank": 64, "prune.fraction": 0.5}
+    prune = by_rules(small_graph, Config().override(given)).prune
+    assert (prune.granularity, prune.fraction) == ("column", 0.5)
+
+
 def test_what_was_chosen_fits_and_stays(small_graph: Graph) -> None:
     once = by_rules(small_graph, Config().override({"compact.size": "1/20", "model.rank": 64}))
     assert once.prune.fraction > 0
@@ -72,8 +78,11 @@ def test_what_was_chosen_fits_and_stays(small_graph: Graph) -> None:
         ({"compact.size": "1/0"}, "must be a share"),
         ({"compact.size": "0MB"}, "must be a share"),
         ({"compact.size": "1/20", "prune.fraction": 0.1}, "the smallest that these settings"),
-        ({"compact.size": "1/20", "compact.weight_format": "fp32"}, "of few bits; got fp32"),
-        ({"compact.size": "1/20", "compact.weights": "shared"}, "separate; got shared"),
+        ({"compact.size": "1/20", "compact.weight_format": "fp32"}, "of few bits; got .* fp32"),
+        ({"compact.size": "1/20", "compact.weights": "shared"}, "separate; got .* shared"),
+        ({"compact.size": "1/20", "train.objective": "dense"}, "a compact model; got .* dense"),
+        ({"compact.size": "1/20", "prune.schedule": "cubic"}, "constant; got .* cubic"),
+        ({"compact.size": "1/20", "prune.granularity": "row"}, "column; got .* row"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(

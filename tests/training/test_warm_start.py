@@ -14,6 +14,8 @@ from metasd import compress
 from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
+from metasd.models.complex import ComplEx
+from metasd.models.model import Model
 from metasd.training import trainer
 from metasd.training.run import Run
 from metasd.training.step import Step
@@ -116,6 +118,17 @@ def test_a_compressed_model_is_a_start(
     assert (bare.model.rank, bare.train.batch_size) == (8, Config().train.batch_size)
     run = train(small_graph, None, tmp_path / "run", continue_from=tmp_path / "small")
     assert run.metrics["test"]["source"]["mrr"] > 0.1
+
+
+def test_columns_that_a_compressed_model_left_out_begin_anew(small_graph: Graph, old: Run) -> None:
+    start = WarmStart.load(old.path)
+    start.entities[:, 3], start.relations[:, 3] = 0, 0
+    model = Model.create(ComplEx(8), small_graph.num_entities, small_graph.num_relations, 0)
+    drawn = model.entities[:, 3].clone(), model.relations[:, 3].clone()
+    start.fill(model, start.config, small_graph)
+    kept = [small_graph.entities.index(label) for label in old.vocabulary.entities[:50]]
+    assert torch.equal(model.entities[kept, 3], drawn[0][kept])
+    assert float(model.entities[kept, 4].abs().mean()) > 0.01
 
 
 @pytest.mark.parametrize(
