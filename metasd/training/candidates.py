@@ -184,7 +184,6 @@ class CandidateStep(Step):
     ) -> None:
         super().__init__(model, config, entity_weights)
         self._count = count
-        self.threshold = sampling.threshold(config, count, model.device)
         self._touched: TouchedRows | None = None
 
     def __call__(self, phase: Phase, batch: Batch, quiz: Batch | None) -> dict[str, Tensor]:

@@ -415,14 +415,11 @@ class Step:
 
     def _streaming(self, batch: Batch, loss: Loss) -> Streaming:
         settings, processes = self.config.train, self.model.processes
-        drawn, threshold = sampling.key(batch.key, loss.value), self.threshold
-        if loss is Loss.INNER and self.model.separate:  # its gradient is so many times as large
-            tau, *weights = self._distillation()
-            threshold = min(threshold * (1 + sum(weights) / tau), 1.0)
+        drawn = sampling.key(batch.key, loss.value)
         return {
             "precision": settings.precision,
             "score_memory": settings.score_memory,
             "group": processes.group,
-            "sampling": kernels.Sampling(threshold, drawn, batch.first, self.first_entity),
+            "sampling": kernels.Sampling(self.threshold, drawn, batch.first, self.first_entity),
             "multiplicity": self.multiplicity,
         }
