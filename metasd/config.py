@@ -62,8 +62,8 @@ class TrainConfig(_Section):
     gradient_sampling: Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1)] = Field(
         "auto",
         description="threshold below which an entry of a softmax's gradient is kept only with the "
-        "probability that makes it right on average; auto: 0.01 where that saves time, on CPUs "
-        "without tile registers; off, and on a GPU: every entry counts",
+        "probability that makes it right on average; auto: 0.01 where that saves time and "
+        "costs no accuracy, on CPUs without tile registers; off, and on a GPU: every entry counts",
     )
     candidates: Literal["auto", "all"] | Annotated[int, Field(ge=1)] = Field(
         "auto",

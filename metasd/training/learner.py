@@ -22,7 +22,7 @@ from metasd.models.model import Model
 from . import candidates, schedule
 from .checkpoint import Checkpoint, Layout, restore_model
 from .parts import Batch
-from .sampling import key
+from .sampling import key, threshold
 from .warm_start import WarmStart, check_sources, take_source
 
 _TIMED, _TIMED_SECONDS = 10, 2.0
@@ -72,6 +72,9 @@ class Learner:
             block = self.processes.block(self.graph.num_entities)
             weights = entity_weights(self.graph)[block].to(self.device)
         self.step = candidates.step_of(self.model, self.config, weights)
+        entities, triples = self.graph.num_entities, len(self.graph.train)
+        if candidates.wanted(self.config, entities) is None:
+            self.step.threshold = threshold(self.config, entities, self.device, triples)
 
     @property
     def steps_per_epoch(self) -> int:
