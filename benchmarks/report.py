@@ -27,6 +27,7 @@ import report_candidates  # noqa: E402
 import report_figures  # noqa: E402
 import report_studies  # noqa: E402
 import report_tables  # noqa: E402
+import report_training  # noqa: E402
 
 from metasd import InputError  # noqa: E402
 from metasd.experiments.study_report import outdated_study_report, write_study_report  # noqa: E402
@@ -36,6 +37,7 @@ TABLES = {
     **report_candidates.TABLES,
     **report_studies.TABLES,
     **report_tables.TABLES,
+    **report_training.TABLES,
 }
 BLOCK = re.compile(r"(<!-- begin (\w+) -->\n)(.*?)(<!-- end \2 -->)", re.S)
 KEPT = ("mrr", "mr", "hits@1", "hits@3", "hits@10", "tie_rate", "pessimistic", "by_frequency")
