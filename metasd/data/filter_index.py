@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from metasd.errors import InputError
 
-from .sorting import IntArray, distinct
+from .sorting import IntArray, distinct, sorted_unique
 
 _CHECKED = 1 << 13  # keys unpacked at a time: what is freed stays with the process
 Array = npt.NDArray[Any]
@@ -52,7 +52,8 @@ class KnownAnswers:
     @staticmethod
     def of_triples(triples: IntArray, num_entities: int, num_relations: int) -> KnownAnswers:
         """Packed keys of triples int64 (n, 3), in any order; `num_relations` without inverses."""
-        head, relation, tail = np.unique(triples.reshape(-1, 3), axis=0).T
+        triples = sorted_unique(triples.reshape(-1, 3), num_entities, num_relations)
+        head, relation, tail = triples.T
         width = key_bytes(num_entities, num_relations)
         return KnownAnswers(
             _packed(head * num_relations + relation, width),

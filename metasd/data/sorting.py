@@ -45,8 +45,7 @@ def sorted_unique(triples: IntArray, num_entities: int, num_relations: int) -> I
     first = int(head.min())
     if (int(head.max()) - first + 1) * num_entities * num_relations > np.iinfo(np.int64).max:
         return np.unique(triples, axis=0)
-    key = np.sort(((head - first) * num_relations + relation) * num_entities + tail)
-    key = key[np.diff(key, prepend=-1) > 0]
+    key = distinct(((head - first) * num_relations + relation) * num_entities + tail)
     rest, tail = np.divmod(key, num_entities)
     head, relation = np.divmod(rest, num_relations)
     return np.stack([head + first, relation, tail], axis=1)
