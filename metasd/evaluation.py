@@ -127,14 +127,13 @@ def check_fits(model: ModelView | CompressedModel, graph: Graph) -> None:
 
 def metrics(ranks: npt.NDArray[np.number[Any]]) -> dict[str, float]:
     """`mrr`, `mr`, `hits@k` and the number of ranks; of no ranks, zeros."""
-    if ranks.size == 0:
-        return {"mrr": 0.0, "mr": 0.0, "hits@1": 0.0, "hits@3": 0.0, "hits@10": 0.0, "ranks": 0}
-    return {
-        "mrr": float((1 / ranks).mean()),
-        "mr": float(ranks.mean()),
-        **{f"hits@{k}": float((ranks <= k).mean()) for k in (1, 3, 10)},
-        "ranks": int(ranks.size),
-    }
+    means = {k: float(v.mean()) if ranks.size else 0.0 for k, v in _of_each(ranks).items()}
+    return {**means, "ranks": int(ranks.size)}
+
+
+def _of_each(ranks: npt.NDArray[np.number[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """What the metrics are means of."""
+    return {"mrr": 1 / ranks, "mr": ranks, **{f"hits@{k}": ranks <= k for k in (1, 3, 10)}}
 
 
 def interval(ranks: npt.NDArray[np.number[Any]], seed: int = 0) -> dict[str, tuple[float, float]]:
@@ -145,9 +144,9 @@ def interval(ranks: npt.NDArray[np.number[Any]], seed: int = 0) -> dict[str, tup
     Args:
         ranks: (2, n), a column per triple.
     """
-    values = {"mrr": 1 / ranks, "mr": ranks, **{f"hits@{k}": ranks <= k for k in (1, 3, 10)}}
+    values = _of_each(ranks)
     means = np.stack([value.mean(0) for value in values.values()], axis=1)  # (n, metrics)
-    generator = np.random.Generator(np.random.PCG64(seed))
+    generator = np.random.default_rng(seed)
     count = len(means)
     found = [
         np.bincount(generator.integers(count, size=count), minlength=count) @ means / count
@@ -158,8 +157,7 @@ def interval(ranks: npt.NDArray[np.number[Any]], seed: int = 0) -> dict[str, tup
 
 
 def _drawn(count: int, sample: int, seed: int) -> npt.NDArray[np.int64]:
-    generator = np.random.Generator(np.random.PCG64(seed))
-    return np.sort(generator.choice(count, sample, replace=False, shuffle=False))
+    return np.sort(np.random.default_rng(seed).permutation(count)[:sample])
 
 
 def _rank(

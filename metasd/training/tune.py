@@ -21,11 +21,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from metasd.config import SIZED, TUNABLE, Config
 from metasd.data.graph import Graph
@@ -237,11 +235,7 @@ class _Trials:
 
     def __init__(self, graph: Graph, config: Config, record: Path, signals: Signals) -> None:
         self.config, self._record, self._signals = config, record, signals
-        valid = graph.valid
-        if len(valid) > _VALID:
-            chosen = np.random.default_rng(config.train.seed).permutation(len(valid))[:_VALID]
-            valid = valid[np.sort(chosen)]
-        self._graph, self._known = replace(graph, valid=valid), graph.known()
+        self._graph, self._known = graph, graph.known()
         self._asked: dict[tuple[Any, ...], int] = {}  # with their epochs
         lines = read_json_lines(record)
         try:
@@ -286,7 +280,9 @@ class _Trials:
                     raise Interrupted(f"stopped in trial {len(self._done) + 1} of the search")
         if not bool(learner.model.entities.isfinite().all()):
             return 0.0
-        return float(evaluate(learner.model.source, self._graph, "valid", known=self._known)["mrr"])
+        model, seed = learner.model.source, self.config.train.seed
+        found = evaluate(model, self._graph, "valid", known=self._known, sample=_VALID, seed=seed)
+        return float(found["mrr"])
 
 
 def _key(settings: dict[str, float], epochs: int) -> tuple[Any, ...]:
