@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from metasd.errors import InputError, error_context, nearest
 from metasd.files import read_yaml, write_text
@@ -29,9 +37,16 @@ class ModelConfig(_Section):
         return Scoring.named(name).name
 
 
-def _no_number(given: object) -> object:
-    """YAML's booleans as words, so that none is read as a number; `off` may be meant."""
-    return given if not isinstance(given, bool) else "true" if given else "off"
+_NO_BOOLEAN = BeforeValidator(
+    lambda given: given if not isinstance(given, bool) else "true" if given else "off"
+)
+"""YAML's booleans as words, so that none is read as a number; `off` may be meant."""
+
+_Threshold = Annotated[Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1)], _NO_BOOLEAN]
+_Candidates = Annotated[Literal["auto", "all"] | Annotated[int, Field(ge=1)], _NO_BOOLEAN]
+_Teachers = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)], _NO_BOOLEAN
+]
 
 
 class TrainConfig(_Section):
@@ -59,13 +74,13 @@ class TrainConfig(_Section):
         "auto", description="of matrix products; auto: bf16 where the processor is fast at it"
     )
     score_memory: int = Field(256 << 20, ge=1 << 16, description="bytes for blocks of scores")
-    gradient_sampling: Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1)] = Field(
+    gradient_sampling: _Threshold = Field(
         "auto",
         description="threshold below which an entry of a softmax's gradient is kept only with the "
         "probability that makes it right on average; auto: 0.01 where that saves time and "
         "costs no accuracy, on CPUs without tile registers; off, and on a GPU: every entry counts",
     )
-    candidates: Literal["auto", "all"] | Annotated[int, Field(ge=1)] = Field(
+    candidates: _Candidates = Field(
         "auto",
         description="entities that a batch is scored against: its own answers, and so many in all "
         "with others that are drawn (a quarter at least), each counted as often as makes a softmax "
@@ -73,11 +88,6 @@ class TrainConfig(_Section):
         "per triple of a batch",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
-
-    @field_validator("gradient_sampling", "candidates", mode="before")
-    @classmethod
-    def _word(cls, given: object) -> object:
-        return _no_number(given)
 
 
 class RegularizerConfig(_Section):
@@ -167,7 +177,7 @@ class DistillConfig(_Section):
     temperature: float = Field(1.5, ge=1e-3, le=1e3, description="tau of both softmaxes")
     forward_weight: float = Field(15.0, ge=0, description="of KL(source || compact) in step 1")
     backward_weight: float = Field(0.0, ge=0, description="of KL(compact || source) in step 1")
-    teachers: Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)] = Field(
+    teachers: _Teachers = Field(
         1,
         description="sources that teach separate weights in turn, which the divergence from source "
         "to compact model takes as their mean: the run's own, and others of as many seeds, which "
@@ -180,11 +190,6 @@ class DistillConfig(_Section):
     quiz_batch_size: int | None = Field(
         None, ge=1, description="quiz triples per step; default: train.batch_size"
     )
-
-    @field_validator("teachers", mode="before")
-    @classmethod
-    def _number_or_runs(cls, given: object) -> object:
-        return _no_number(given)
 
 
 class EvalConfig(_Section):

@@ -231,9 +231,9 @@ class CandidateStep(Step):
         self.model.changed()
 
 
-def step_of(model: Model, config: "Config", entity_weights: Tensor | None = None) -> Step:
-    """The step that `train.candidates` asks for."""
+def step_of(model: Model, config: "Config", entity_weights: Tensor | None, triples: int) -> Step:
+    """The step that `train.candidates` asks for, on a graph of so many train triples."""
     count = wanted(config, model.num_entities)
     if count is None:
-        return Step(model, config, entity_weights)
+        return Step(model, config, entity_weights, triples)
     return CandidateStep(model, config, entity_weights, count)

@@ -22,7 +22,7 @@ from metasd.models.model import Model
 from . import candidates, schedule
 from .checkpoint import Checkpoint, Layout, restore_model
 from .parts import Batch
-from .sampling import key, threshold
+from .sampling import key
 from .warm_start import WarmStart, check_sources, take_source
 
 _TIMED, _TIMED_SECONDS = 10, 2.0
@@ -71,10 +71,8 @@ class Learner:
         if self.config.train.entity_weights:
             block = self.processes.block(self.graph.num_entities)
             weights = entity_weights(self.graph)[block].to(self.device)
-        self.step = candidates.step_of(self.model, self.config, weights)
-        entities, triples = self.graph.num_entities, len(self.graph.train)
-        if candidates.wanted(self.config, entities) is None:
-            self.step.threshold = threshold(self.config, entities, self.device, triples)
+        triples = len(self.graph.train)
+        self.step = candidates.step_of(self.model, self.config, weights, triples)
 
     @property
     def steps_per_epoch(self) -> int:
