@@ -455,7 +455,7 @@ class Engine {
       for (int64_t lane = 0; lane < kLanes && q + lane < args_.queries; ++lane)
         stat[i][lane] = args_.stats[(q + lane) * Loss::kStats + i];
     }
-    Loss::prepare(loss_, stat, load(weights_ + q, All{}), args_.scale, factor);
+    Loss::prepare(loss_, stat, load(weights_ + q, All{}), scales(args_, q), factor);
     for (int i = 0; i < Loss::kFactors; ++i) store(factors_ + i * plan_.queries + q, factor[i], All{});
   }
 

@@ -139,8 +139,9 @@ void distillation_row(T* zs, T* zp, const DistillationArgs& a, int64_t row) {
     // log(p_p / p_s) = b - a + shift, and the two divergences from the moments.
     const float shift = (max_s - max_p) * inverse_tau + logf(stat[4]) - logf(stat[5]);
     const float kl_sp = stat[6] * inverse_st - shift, kl_ps = stat[7] * inverse_pt + shift;
-    const float by_difference = a.scale * inverse_tau * a.difference_weight;
-    const float by_logarithm = a.scale * inverse_tau * a.logarithm_weight;
+    const float scale = a.scale * (a.count ? a.count[row] : 1.0f);
+    const float by_difference = scale * inverse_tau * a.difference_weight;
+    const float by_logarithm = scale * inverse_tau * a.logarithm_weight;
     vectors(0, a.cols, [&](int64_t j, auto lanes) METASD_LAMBDA {
       const f32 s = load(zs + j, lanes), p = load(zp + j, lanes);
       const f32 es = exp_nonpositive<T>((s - max_s) * inverse_tau), ps = es * inverse_st;

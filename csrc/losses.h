@@ -35,7 +35,8 @@ struct LossArgs {
   Right rights[3];
   int64_t queries, entities, width;
   const int64_t* targets;
-  const float* weight;        // per query, or null
+  const float* weight;        // per query, of its cross entropy; null: one
+  const float* count;         // per query, of its distillation; null: one
   const float* multiplicity;  // how many entities each row of a table counts as; null: one
   float scale;          // of every gradient
   float* stats;         // (queries, k...Stats) as in passes.h: what the losses are made of

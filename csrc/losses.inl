@@ -31,6 +31,14 @@ METASD_INLINE void with_counts(const LossArgs& args, int64_t first, Body body) {
     body(Ones{});
 }
 
+// The scales of the distillation of 16 queries: that of all, times their counts.
+METASD_INLINE f32 scales(const LossArgs& args, int64_t first) {
+  f32 scale = splat(args.scale);
+  for (int64_t lane = 0, q = first; args.count && lane < kLanes && q < args.queries; ++lane, ++q)
+    scale[lane] *= args.count[q];
+  return scale;
+}
+
 // 2^x for x <= 0; 2^-126 is the least, and a NaN stays one. Adding 1.5 * 2^23 rounds to an integer n and
 // leaves it in the low bits; 2^(x - n) is a polynomial, to whose exponent n is added. Its relative error
 // is 3e-6 where scores are products of bf16 numbers, which carry 4e-3, and else 1e-7.
@@ -92,7 +100,7 @@ struct CrossEntropy {
     stat[1] = stat[1] * exp_of<kHalf>(stat[0] - max) + other[1] * exp_of<kHalf>(other[0] - max);
     stat[0] = max;
   }
-  METASD_INLINE void prepare(const CrossEntropy&, const f32* stat, f32 weight, float, f32* factor) {
+  METASD_INLINE void prepare(const CrossEntropy&, const f32* stat, f32 weight, f32, f32* factor) {
     factor[0] = stat[0], factor[1] = weight / stat[1];
   }
   METASD_INLINE f32 span(const CrossEntropy&, const f32*, float scale) { return splat(scale); }
@@ -146,7 +154,7 @@ struct Distillation {
     rescale(a, more, max_s, max_p);
     for (int i = 2; i < kFirstTarget; ++i) stat[i] += more[i];
   }
-  METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, float scale,
+  METASD_INLINE void prepare(const Distillation& a, const f32* stat, f32 weight, f32 scale,
                              f32* factor) {
     const f32 shift = (stat[0] - stat[1]) * a.inverse_tau + logarithm(stat[4]) - logarithm(stat[5]);
     factor[0] = stat[0], factor[1] = stat[1];
@@ -213,7 +221,7 @@ struct Meta {
     rescale(a, more, max_s, max_p);
     for (int i = 2; i < kStats; ++i) stat[i] += more[i];
   }
-  METASD_INLINE void prepare(const Meta& a, const f32* stat, f32, float scale, f32* factor) {
+  METASD_INLINE void prepare(const Meta& a, const f32* stat, f32, f32 scale, f32* factor) {
     factor[0] = stat[0], factor[1] = stat[1];
     factor[2] = scale * a.forward_weight / stat[2], factor[3] = scale * a.backward_weight / stat[3];
     factor[4] = stat[4] / stat[2], factor[5] = stat[5] / stat[3];

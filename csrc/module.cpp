@@ -52,7 +52,7 @@ using RightTuple = std::tuple<Address, Address, Address, Address, bool>;
 
 LossArgs loss_args(const std::vector<LeftTuple>& lefts, const std::vector<RightTuple>& rights,
                    int64_t queries, int64_t entities, int64_t width, Address targets, Address weight,
-                   Address multiplicity, float scale, Address stats, int phase, int threads, bool half, int64_t memory,
+                   Address count, Address multiplicity, float scale, Address stats, int phase, int threads, bool half, int64_t memory,
                    float threshold, int64_t key, int64_t first_query, int64_t first_entity) {
   LossArgs args{};
   for (size_t i = 0; i < lefts.size() && i < 3; ++i) {
@@ -65,6 +65,7 @@ LossArgs loss_args(const std::vector<LeftTuple>& lefts, const std::vector<RightT
   }
   args.queries = queries, args.entities = entities, args.width = width;
   args.targets = at<int64_t>(targets), args.weight = at<float>(weight);
+  args.count = at<float>(count);
   args.multiplicity = at<float>(multiplicity), args.scale = scale;
   args.stats = at<float>(stats), args.phase = phase, args.threads = threads;
   args.half = half, args.memory = memory;
@@ -154,12 +155,12 @@ PYBIND11_MODULE(_C, m) {
   }, unlocked);
   m.def("distillation", [](Address zs, Address zp, bool half, int64_t rows, int64_t cols,
                            int64_t stride, int64_t offset, Address targets, Address weight,
-                           Address multiplicity, float scale, float temperature, float difference_weight,
+                           Address count, Address multiplicity, float scale, float temperature, float difference_weight,
                            float logarithm_weight, bool source_gradient, Address stats, int phase,
                            int threads) {
     passes().distillation({at<void>(zs), at<void>(zp), half, rows, cols, stride, offset,
-                           at<int64_t>(targets), at<float>(weight), at<float>(multiplicity),
-                           scale, temperature, difference_weight, logarithm_weight, source_gradient, at<float>(stats),
+                           at<int64_t>(targets), at<float>(weight), at<float>(count),
+                           at<float>(multiplicity), scale, temperature, difference_weight, logarithm_weight, source_gradient, at<float>(stats),
                            phase, threads});
   }, unlocked);
   m.def("meta", [](Address zs, Address zp, Address zdot, bool half, int64_t rows, int64_t cols,
@@ -173,7 +174,7 @@ PYBIND11_MODULE(_C, m) {
   py::class_<LossArgs>(m, "LossArgs", "What whole losses are told; see csrc/losses.h.")
       .def(py::init(&loss_args), py::kw_only(), py::arg("lefts"), py::arg("rights"), py::arg("queries"),
            py::arg("entities"), py::arg("width"), py::arg("targets"), py::arg("weight"),
-           py::arg("multiplicity"), py::arg("scale"),
+           py::arg("count"), py::arg("multiplicity"), py::arg("scale"),
            py::arg("stats"), py::arg("phase"), py::arg("threads"), py::arg("half"), py::arg("memory"),
            py::arg("threshold"), py::arg("key"), py::arg("first_query"), py::arg("first_entity"));
   m.def("amx_cross_entropy", amx_cross_entropy, unlocked);

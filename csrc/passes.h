@@ -35,7 +35,7 @@ struct DistillationArgs {
   bool half;
   int64_t rows, cols, stride, offset;
   const int64_t* targets;
-  const float* weight;        // per row, or null
+  const float *weight, *count;  // per row, of the cross entropy and of the distillation, or null
   const float* multiplicity;  // of the block's columns (see LossArgs), or null
   float scale, temperature;
   float difference_weight, logarithm_weight;  // of (p_p - p_s) and of p (log ratio - KL)

@@ -430,7 +430,7 @@ class Strips {
       for (int64_t lane = 0, q = panel * kLanes; lane < kLanes && q < args_.queries; ++lane, ++q)
         stat[i][lane] = args_.stats[q * Loss::kStats + i];
     }
-    Loss::prepare(loss_, stat, weight, args_.scale, factors);
+    Loss::prepare(loss_, stat, weight, scales(args_, panel * kLanes), factors);
     limit = Loss::span(loss_, stat, args_.scale) * args_.sampling.threshold;
     for (int lane = 0; lane < kLanes; ++lane) {
       const int64_t q = panel * kLanes + lane;

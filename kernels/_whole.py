@@ -66,6 +66,7 @@ def run_whole(
     parameters: tuple[float, ...] = (),
     targets: Tensor | None = None,
     weight: Tensor | None = None,
+    count: Tensor | None = None,
     multiplicity: Tensor | None = None,
     between: Callable[[], None] | None = None,
 ) -> None:
@@ -86,6 +87,7 @@ def run_whole(
             width=width,
             targets=address(targets),
             weight=address(weight),
+            count=address(count),
             multiplicity=address(multiplicity),
             scale=scale,
             stats=statistics.data_ptr(),

@@ -17,7 +17,6 @@ from ._checks import (
     check_distillation,
     check_index,
     check_mask,
-    check_range,
     check_streaming,
     check_table,
     check_weight,
@@ -25,6 +24,7 @@ from ._checks import (
 from ._collectives import Sums, combined, refuse_group, target_weights
 from ._operations import fp32_kernel, operation
 from ._sampling import EXACT, Sampling, check_sampling, sampled
+from ._shared import SharedQueries
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
 from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
@@ -35,6 +35,10 @@ from .entity_cross_entropy import (
     mean_cross_entropy,
     probabilities,
 )
+
+
+Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
 
 
 def inner_distillation(
@@ -54,6 +58,7 @@ def inner_distillation(
     group: str = "",
     sampling: Sampling = EXACT,
     multiplicity: Tensor | None = None,
+    query_of: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The pruned model's loss `CE(z_p) + K(p_s, p_p)` and its gradients (MetaSD, step 1).
 
@@ -68,6 +73,8 @@ def inner_distillation(
         weight: (N,) in the tables' dtype, of the cross entropy: row i counts `weight[targets[i]]`.
         pruned, precision, score_memory, group, sampling, multiplicity: as in
             `entity_cross_entropy`.
+        query_of: as in `entity_cross_entropy_gradients`; the queries of both models are then
+            (Q, d), and K counts a query as often as it has targets.
 
     Returns:
         (loss, gradient of q_pruned (B, d), gradient of the pruned entities (N, d), zero where the
@@ -81,11 +88,8 @@ def inner_distillation(
     reduction="batchmean", log_target=True)`: `F.cross_entropy(z_p, targets) + wf * kl(p, s) + wb *
     kl(s, p)` and its gradients by autograd.
     """
-    _check(q_source, q_pruned, entities, mask, targets, weight, pruned, multiplicity)
-    check_distillation(temperature, forward_weight, backward_weight)
-    check_streaming(precision, score_memory)
-    check_sampling(sampling)
-    _, loss, _, grad_pruned, grad_entities = _distillation(
+    _, loss, _, grad_pruned, grad_entities = _losses_of(
+        False,
         q_source,
         q_pruned,
         entities,
@@ -93,16 +97,13 @@ def inner_distillation(
         pruned,
         targets,
         weight,
-        temperature,
-        forward_weight,
-        backward_weight,
-        False,
+        (temperature, forward_weight, backward_weight),
         precision,
         score_memory,
         group,
-        sampling.threshold,
-        sampling.draw,
+        sampling,
         multiplicity,
+        query_of,
     )
     return loss, grad_pruned, grad_entities
 
@@ -124,7 +125,8 @@ def mutual_distillation(
     group: str = "",
     sampling: Sampling = EXACT,
     multiplicity: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    query_of: Tensor | None = None,
+) -> Results:
     """Both losses `CE(z_a) + K(a, stop(b))` and their gradients (MetaSD, step 3).
 
     Arguments and errors as in `inner_distillation`. The model that receives the gradient is the
@@ -135,11 +137,8 @@ def mutual_distillation(
         gradient of the shared entities (N, d): the source's, plus the pruned model's where the
         mask is one). They carry no graph.
     """
-    _check(q_source, q_pruned, entities, mask, targets, weight, pruned, multiplicity)
-    check_distillation(temperature, forward_weight, backward_weight)
-    check_streaming(precision, score_memory)
-    check_sampling(sampling)
-    loss_source, loss_pruned, grad_source, grad_pruned, grad_entities = _distillation(
+    return _losses_of(
+        True,
         q_source,
         q_pruned,
         entities,
@@ -147,38 +146,88 @@ def mutual_distillation(
         pruned,
         targets,
         weight,
-        temperature,
-        forward_weight,
-        backward_weight,
-        True,
+        (temperature, forward_weight, backward_weight),
         precision,
         score_memory,
         group,
-        sampling.threshold,
-        sampling.draw,
+        sampling,
         multiplicity,
+        query_of,
     )
-    return loss_source, loss_pruned, grad_source, grad_pruned, grad_entities
 
 
-def _check(
+def _losses_of(
+    mutual: bool,
     q_source: Tensor,
     q_pruned: Tensor,
     entities: Tensor,
     mask: Tensor | None,
+    pruned: Tensor | None,
     targets: Tensor,
     weight: Tensor | None,
-    pruned: Tensor | None,
+    exchange: tuple[float, float, float],
+    precision: str,
+    score_memory: int,
+    group: str,
+    sampling: Sampling,
     multiplicity: Tensor | None,
-) -> None:
+    query_of: Tensor | None,
+) -> Results:
+    """Checks the arguments of step 1 or 3, and runs it on queries with a target each, or several."""
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
     check_table("q_pruned", q_pruned, q_source.shape[0], like=entities)
     check_mask(mask, entities)
-    check_index("targets", targets, q_source.shape[0], like=entities)
+    check_index("targets", targets, None if query_of is not None else len(q_source), like=entities)
     check_weight(weight, entities)
     check_weight(multiplicity, entities, "multiplicity")
     check_pruned(pruned, entities)
+    check_distillation(*exchange)
+    check_streaming(precision, score_memory)
+    check_sampling(sampling)
+
+    def run(
+        q_source: Tensor, q_pruned: Tensor, targets: Tensor, threshold: float, *of_rows: Tensor
+    ) -> Results:
+        return _distillation(  # type: ignore[no-any-return]
+            q_source,
+            q_pruned,
+            entities,
+            mask,
+            pruned,
+            targets,
+            weight,
+            *exchange,
+            mutual,
+            precision,
+            score_memory,
+            group,
+            threshold,
+            sampling.draw,
+            multiplicity,
+            *of_rows,
+        )
+
+    if query_of is None:
+        return run(q_source, q_pruned, targets, sampling.threshold)
+    shared = SharedQueries(query_of, targets, q_source, entities, weight, group)
+    if q_source.device.type != "cpu":
+        rows = q_source[query_of], q_pruned[query_of]
+        loss_s, loss_p, dq_s, dq_p, de = run(*rows, targets, sampling.threshold)
+        return loss_s, loss_p, shared.summed(dq_s) if mutual else dq_s, shared.summed(dq_p), de
+    loss_s, loss_p, dq_s, dq_p, de = run(
+        q_source,
+        q_pruned,
+        shared.no_targets,
+        shared.threshold(sampling),
+        shared.weight,
+        shared.count,
+    )
+    scored = (entities, mask) if pruned is None else (pruned, None)
+    loss_p += shared.add_targets(q_pruned, *scored, dq_p, de, mask)
+    if mutual:
+        loss_s += shared.add_targets(q_source, entities, None, dq_s, de, None)
+    return loss_s, loss_p, dq_s, dq_p, de
 
 
 class Arguments(NamedTuple):
@@ -201,6 +250,8 @@ class Arguments(NamedTuple):
     threshold: float = 0.0
     draw: Sequence[int] = ()
     multiplicity: Tensor | None = None
+    row_weight: Tensor | None = None
+    row_count: Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -226,38 +277,36 @@ _SCHEMA = (
     "(Tensor q_source, Tensor q_pruned, Tensor entities, Tensor? mask, Tensor? pruned, "
     "Tensor targets, Tensor? weight, float temperature, float forward_weight, "
     "float backward_weight, bool mutual, str precision, int score_memory, str group='', "
-    "float threshold=0.0, int[] draw=[], Tensor? multiplicity=None) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "float threshold=0.0, int[] draw=[], Tensor? multiplicity=None, Tensor? row_weight=None, "
+    "Tensor? row_count=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-"""(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
-
-Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""With a weight and a count per row, targets are left out: see `SharedQueries`."""
 
 
 def _reference(*arguments: Any) -> Results:
     a = Arguments(*arguments)
     refuse_group(a.group, a.entities.dtype)
-    check_range("targets", a.targets, a.entities.shape[0])
     table = apply_mask(a.entities, a.mask) if a.pruned is None else a.pruned
     z_s, z_p = a.q_source @ a.entities.T, a.q_pruned @ table.T
     log_s, log_p = (log_probabilities(z / a.temperature, a.multiplicity) for z in (z_s, z_p))
     p_s, p_p = (probabilities(x, a.multiplicity) for x in (log_s, log_p))
     kl_sp = (p_s * (log_s - log_p)).sum(1, keepdim=True)
     kl_ps = (p_p * (log_p - log_s)).sum(1, keepdim=True)
-    scale = 1 / max(a.batch, 1)
+    mean = 1 / max(a.batch, 1)
+    scale = mean if a.row_count is None else mean * a.row_count[:, None]
     by_log, by_difference = a.exchange
     loss_p, g_p = _cross_entropy(z_p, a)
-    loss_p = loss_p + (by_log * kl_ps + by_difference * kl_sp).sum() * scale
+    loss_p = loss_p + ((by_log * kl_ps + by_difference * kl_sp) * scale).sum()
     g_p = g_p + (by_log * p_p * (log_p - log_s - kl_ps) + by_difference * (p_p - p_s)) * (
         scale / a.temperature
     )
-    limit = a.threshold * scale
+    limit = a.threshold * mean
     g_p = sampled(g_p, limit, a.threshold, a.draw, score=1)
     dq_p, de = g_p @ table, apply_mask(g_p.T @ a.q_pruned, a.mask)
     if not a.mutual:
         return torch.zeros_like(loss_p), loss_p, a.q_source.new_zeros(0), dq_p, de
     loss_s, g_s = _cross_entropy(z_s, a)
-    loss_s = loss_s + (by_log * kl_sp + by_difference * kl_ps).sum() * scale
+    loss_s = loss_s + ((by_log * kl_sp + by_difference * kl_ps) * scale).sum()
     g_s = g_s + (by_log * p_s * (log_s - log_p - kl_sp) + by_difference * (p_s - p_p)) * (
         scale / a.temperature
     )
@@ -266,8 +315,7 @@ def _reference(*arguments: Any) -> Results:
 
 
 def _cross_entropy(z: Tensor, a: Arguments) -> tuple[Tensor, Tensor]:
-    log_p = log_probabilities(z, a.multiplicity)
-    return cross_entropy_of(log_p, a.targets, a.weight, a.multiplicity)
+    return cross_entropy_of(z, a.targets, a.weight, a.multiplicity, a.row_weight)
 
 
 def sums(temperature: float) -> Sums:
@@ -285,7 +333,9 @@ _distillation = operation("distillation", _reference, schema=_SCHEMA)
 @fp32_kernel("distillation", "cpu")
 def _cpu(*arguments: Any) -> Results:
     a = Arguments(*arguments)
-    row_weight = target_weights(a.targets, a.weight, a.entities.shape[0], a.group)
+    row_weight = a.row_weight
+    if row_weight is None:
+        row_weight = target_weights(a.targets, a.weight, a.entities.shape[0], a.group)
     statistics = torch.tensor([-torch.inf] * 2 + [0.0] * 8).repeat(a.batch, 1)
     between = None
     if a.group:
@@ -329,6 +379,7 @@ def _run_whole(
         parameters=(a.temperature, by_difference, by_log),
         targets=a.targets,
         weight=row_weight,
+        count=a.row_count,
         multiplicity=a.multiplicity,
         precision=a.precision,
         score_memory=a.score_memory,
@@ -360,6 +411,7 @@ def _stream_scores(
             columns.start,
             a.targets[at].data_ptr(),
             0 if row_weight is None else row_weight[at].data_ptr(),
+            0 if a.row_count is None else a.row_count[at].data_ptr(),
             0 if a.multiplicity is None else a.multiplicity[columns].data_ptr(),
             1 / a.batch,
             a.temperature,
@@ -395,8 +447,9 @@ def _losses(a: Arguments, row_weight: Tensor | None, statistics: Tensor) -> tupl
     max_s, max_p, sum_s, sum_p, sum_st, sum_pt, moment_s, moment_p, y_s, y_p = statistics.unbind(1)
     by_log, by_difference = a.exchange
     shift = (max_s - max_p) / a.temperature + sum_st.log() - sum_pt.log()
-    kl_sp = (moment_s / sum_st - shift).sum() / max(a.batch, 1)
-    kl_ps = (moment_p / sum_pt + shift).sum() / max(a.batch, 1)
+    count = torch.ones_like(shift) if a.row_count is None else a.row_count
+    kl_sp = count @ (moment_s / sum_st - shift) / max(a.batch, 1)
+    kl_ps = count @ (moment_p / sum_pt + shift) / max(a.batch, 1)
     loss_p = (
         mean_cross_entropy(max_p, sum_p, y_p, row_weight) + by_log * kl_ps + by_difference * kl_sp
     )

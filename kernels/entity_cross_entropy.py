@@ -20,6 +20,7 @@ from ._checks import (
 from ._collectives import Sums, combined, refuse_group, target_weights
 from ._operations import fp32_kernel, operation
 from ._sampling import EXACT, Sampling, check_sampling, sampled
+from ._shared import SharedQueries
 from ._stream import DEFAULT_SCORE_MEMORY, Scores, operand, product_dtype, stream
 from ._whole import engine, left, right, run_whole
 from .apply_mask import apply_mask
@@ -104,31 +105,55 @@ def entity_cross_entropy_gradients(
     group: str = "",
     sampling: Sampling = EXACT,
     multiplicity: Tensor | None = None,
+    query_of: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`entity_cross_entropy` as (loss, gradient of queries (B, d), gradient of entities (N, d))."""
+    """`entity_cross_entropy` as (loss, gradient of queries (B, d), gradient of entities (N, d)).
+
+    Args:
+        query_of: int64 (B,), for targets that share queries: the row of `queries` (Q, d) that each
+            target belongs to; None: row i. The same as `entity_cross_entropy(queries[query_of],
+            ...)`, but a CPU scores every query once.
+    """
     check_table("entities", entities)
     check_table("queries", queries, like=entities)
-    check_index("targets", targets, queries.shape[0], like=entities)
+    check_index("targets", targets, None if query_of is not None else len(queries), like=entities)
     check_mask(mask, entities)
     check_weight(weight, entities)
     check_weight(multiplicity, entities, "multiplicity")
     check_pruned(pruned, entities)
     check_streaming(precision, score_memory)
     check_sampling(sampling)
-    loss, grad_queries, grad_entities = _entity_cross_entropy(
-        queries,
-        entities,
-        targets,
-        mask,
-        pruned,
-        weight,
-        precision,
-        score_memory,
-        group,
-        sampling.threshold,
-        sampling.draw,
-        multiplicity,
+
+    def run(
+        queries: Tensor, targets: Tensor, threshold: float, row_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _entity_cross_entropy(  # type: ignore[no-any-return]
+            queries,
+            entities,
+            targets,
+            mask,
+            pruned,
+            weight,
+            precision,
+            score_memory,
+            group,
+            threshold,
+            sampling.draw,
+            multiplicity,
+            row_weight,
+        )
+
+    if query_of is None:
+        return run(queries, targets, sampling.threshold)
+    shared = SharedQueries(query_of, targets, queries, entities, weight, group)
+    if queries.device.type != "cpu":
+        loss, grad_rows, grad_entities = run(queries[query_of], targets, sampling.threshold)
+        return loss, shared.summed(grad_rows), grad_entities
+    loss, grad_queries, grad_entities = run(
+        queries, shared.no_targets, shared.threshold(sampling), shared.weight
     )
+    table, table_mask = (entities, mask) if pruned is None else (pruned, None)
+    loss += shared.add_targets(queries, table, table_mask, grad_queries, grad_entities, mask)
     return loss, grad_queries, grad_entities
 
 
@@ -150,12 +175,11 @@ def _reference(
     threshold: float = 0.0,
     draw: Sequence[int] = (),
     multiplicity: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     refuse_group(group, entities.dtype)
-    check_range("targets", targets, entities.shape[0])
     table = apply_mask(entities, mask) if pruned is None else pruned
-    log_p = log_probabilities(queries @ table.T, multiplicity)
-    loss, g = cross_entropy_of(log_p, targets, weight, multiplicity)
+    loss, g = cross_entropy_of(queries @ table.T, targets, weight, multiplicity, row_weight)
     g = sampled(g, threshold / max(len(targets), 1), threshold, draw)
     return loss, g @ table, apply_mask(g.T @ queries, mask)
 
@@ -173,13 +197,25 @@ def probabilities(log_p: Tensor, multiplicity: Tensor | None) -> Tensor:
 
 
 def cross_entropy_of(
-    log_p: Tensor, targets: Tensor, weight: Tensor | None, multiplicity: Tensor | None
+    z: Tensor,
+    targets: Tensor,
+    weight: Tensor | None,
+    multiplicity: Tensor | None,
+    row_weight: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean weighted cross entropy of log-probabilities (B, N), and its gradient in the scores."""
+    """Mean weighted cross entropy of scores (B, N), and its gradient in them.
+
+    With a row weight, (B,), targets are left out of both: it is the mean of the logarithms of the
+    softmax's sums.
+    """
+    log_p = log_probabilities(z, multiplicity)
+    g, scale = probabilities(log_p, multiplicity), 1 / max(len(z), 1)
+    if row_weight is not None:
+        logarithms = z[:, 0] - log_p[:, 0]
+        return (row_weight * logarithms).sum() * scale, g * (row_weight * scale)[:, None]
+    check_range("targets", targets, z.shape[1])
     rows = torch.arange(len(targets), device=targets.device)
     w = log_p.new_ones(len(targets)) if weight is None else weight[targets]
-    scale = 1 / max(len(targets), 1)
-    g = probabilities(log_p, multiplicity)
     g[rows, targets] -= 1
     return -(w * log_p[rows, targets]).sum() * scale, g * (w * scale)[:, None]
 
@@ -190,9 +226,9 @@ SUMS: Sums = [(0, 1.0), None]
 _SCHEMA = (
     "(Tensor queries, Tensor entities, Tensor targets, Tensor? mask, Tensor? pruned, "
     "Tensor? weight, str precision, int score_memory, str group='', float threshold=0.0, "
-    "int[] draw=[], Tensor? multiplicity=None) -> (Tensor, Tensor, Tensor)"
+    "int[] draw=[], Tensor? multiplicity=None, Tensor? row_weight=None) -> (Tensor, Tensor, Tensor)"
 )
-"""(loss, dq, dE)."""
+"""(loss, dq, dE). With a weight per row, targets are left out: see `SharedQueries`."""
 
 _entity_cross_entropy = operation("entity_cross_entropy", _reference, schema=_SCHEMA)
 
@@ -211,8 +247,10 @@ def _cpu(
     threshold: float = 0.0,
     draw: Sequence[int] = (),
     multiplicity: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    row_weight = target_weights(targets, weight, entities.shape[0], group)
+    if row_weight is None:
+        row_weight = target_weights(targets, weight, entities.shape[0], group)
     dtype = product_dtype(precision)
     table = entities if pruned is None else pruned
     grad_queries, grad_entities = torch.empty_like(queries), torch.empty_like(entities)
@@ -295,6 +333,7 @@ def _fake(
     threshold: float = 0.0,
     draw: Sequence[int] = (),
     multiplicity: Tensor | None = None,
+    row_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return queries.new_empty(()), torch.empty_like(queries), torch.empty_like(entities)
 
@@ -313,9 +352,9 @@ def _backward(
             "that carry no graph"
         )
     if grad is None:
-        return (None,) * 12
+        return (None,) * 13
     grad_queries, grad_entities = ctx.saved_tensors
-    return grad * grad_queries, grad * grad_entities, *(None,) * 10
+    return grad * grad_queries, grad * grad_entities, *(None,) * 11
 
 
 _entity_cross_entropy.register_autograd(_backward, setup_context=_setup)

@@ -44,6 +44,7 @@ _NO_BOOLEAN = BeforeValidator(
 
 _Threshold = Annotated[Literal["auto", "off"] | Annotated[float, Field(gt=0, le=1)], _NO_BOOLEAN]
 _Candidates = Annotated[Literal["auto", "all"] | Annotated[int, Field(ge=1)], _NO_BOOLEAN]
+_Count = Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], _NO_BOOLEAN]
 _Teachers = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[list[str], Field(min_length=1)], _NO_BOOLEAN
 ]
@@ -86,6 +87,12 @@ class TrainConfig(_Section):
         "with others that are drawn (a quarter at least), each counted as often as makes a softmax "
         "over them an estimate of that over all; auto: all of fewer than 100,000 entities, else 4 "
         "per triple of a batch",
+    )
+    triples_per_query: _Count = Field(
+        "auto",
+        description="so many triples of one head and relation, at most, stay together in a batch, "
+        "where they are scored as one query; 1: triples come in random order; auto: 8 where that "
+        "saves time and costs no accuracy, on CPUs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 

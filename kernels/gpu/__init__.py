@@ -29,7 +29,7 @@ _FP32 = (
 )
 _ANY_DTYPE = ("code_scores", "sparse_scores", "topk_mask")
 _LOSSES = ("distillation", "entity_cross_entropy", "meta_gradient")
-"""Whose kernels know no multiplicity of rows."""
+"""Whose kernels know neither a multiplicity of rows nor weights of queries."""
 
 _MODULES = {"apply_mask_out": "apply_mask"}
 """Of kernels whose module has another name."""
@@ -53,12 +53,12 @@ def kernels() -> dict[str, Function]:
 
 
 def _unless_counted(name: str, chosen: Function) -> Function:
-    """`chosen`, or the definition where rows have a multiplicity, the last argument."""
+    """`chosen`, or the definition where rows have a multiplicity, or one of the arguments after it."""
     places = [argument.name for argument in OPERATIONS[name]._opoverload._schema.arguments]
     at = places.index("multiplicity")
 
     def call(*arguments: Any) -> Any:
-        counted = len(arguments) > at and arguments[at] is not None
+        counted = any(argument is not None for argument in arguments[at:])
         return (reference(name) if counted else chosen)(*arguments[: None if counted else at])
 
     return call

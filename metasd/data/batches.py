@@ -30,6 +30,13 @@ class Triples:
     def __len__(self) -> int:
         return 2 * len(self._rows)
 
+    def queries(self) -> Tensor:
+        """The head and relation of every triple as one number, int64 (2n,), on the CPU."""
+        head, relation, tail = torch.from_numpy(self._rows).long().unbind(1)
+        relations = 2 * self._num_relations
+        inverse = tail * relations + relation + self._num_relations
+        return torch.cat([head * relations + relation, inverse])
+
     def columns(self, numbers: Tensor) -> Columns:
         """The triples of these numbers, (B,) integers on the CPU."""
         count, numbers = len(self._rows), numbers.long()
@@ -69,6 +76,32 @@ class Order:
         return self._numbers[start - self._first : at.stop - self._first]
 
 
+class QueryOrder:
+    """The numbers of triples in a random order in which those of one query follow each other.
+
+    A query's triples are taken in random order, at most `together` at a time: then others follow.
+
+    Args:
+        queries: the query of each triple, int64 (n,).
+    """
+
+    def __init__(self, queries: Tensor, together: int, generator: torch.Generator) -> None:
+        count = len(queries)
+        mixed = torch.randperm(count, generator=generator)
+        sorted_queries, by_query = queries[mixed].sort(stable=True)
+        places = torch.arange(count)
+        starts = torch.ones(count, dtype=torch.bool)
+        starts[1:] = sorted_queries[1:] != sorted_queries[:-1]
+        first = torch.where(starts, places, 0).cummax(0).values
+        starts |= (places - first) % together == 0
+        chunk = starts.cumsum(0) - 1
+        chunks = torch.randperm(int(chunk[-1]) + 1, generator=generator)
+        self._numbers = mixed[by_query[chunks[chunk].argsort(stable=True)]]
+
+    def __getitem__(self, at: slice) -> Tensor:
+        return self._numbers[at]
+
+
 def _outside_the_heap(count: int, dtype: torch.dtype) -> Tensor:
     """Memory of its own: in the heap it would take the place of one of a step's tables, which are
     freed and allocated over and over, and make the heap a table larger.
@@ -79,7 +112,9 @@ def _outside_the_heap(count: int, dtype: torch.dtype) -> Tensor:
 class Epoch:
     """The batches of an epoch: `length` triples by number, in an order that may hold some twice."""
 
-    def __init__(self, triples: Triples, order: Order, length: int, batch_size: int) -> None:
+    def __init__(
+        self, triples: Triples, order: Order | QueryOrder, length: int, batch_size: int
+    ) -> None:
         self._triples, self._order, self._length = triples, order, length
         self._size, self._first, self._columns = batch_size, -1, triples.columns(torch.empty(0))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metasd import _C
 from metasd.config import Config
-from metasd.data.batches import Epoch, Order, entity_weights, split_quiz
+from metasd.data.batches import Epoch, Order, QueryOrder, entity_weights, split_quiz
 from metasd.data.graph import Graph
 from metasd.distributed import SINGLE_PROCESS, ProcessGrid
 from metasd.environment import training_device
@@ -110,7 +110,10 @@ class Learner:
         settings, step = self.config.train, self.step
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
         count = len(self.triples)
-        triples = Epoch(self.triples, Order(count, generator), count, settings.batch_size)
+        order: Order | QueryOrder = Order(count, generator)
+        if step.triples_per_query > 1:
+            order = QueryOrder(self.triples.queries(), step.triples_per_query, generator)
+        triples = Epoch(self.triples, order, count, settings.batch_size)
 
         def batch(of: Epoch, at: int) -> Batch:
             return step.batch(*of.columns(at), key(settings.seed, epoch, at))

@@ -17,6 +17,8 @@ class Batch(NamedTuple):
     int64 (B,) are the tails of all triples of its replica, counted from the first entity of its
     block; `share` is what the replica has of the whole batch, and `first` the number of its first
     triple there. `key` is what chance depends on; `ends` are heads and tails of the whole batch.
+    Where triples share queries, `query_of` int64 (B,) is the query of each triple of the replica,
+    and `first_of` int64 (Q,) the first triple of each query.
     """
 
     heads: RowIndex
@@ -27,6 +29,8 @@ class Batch(NamedTuple):
     first: int = 0
     key: int = 0
     ends: tuple[Tensor, ...] = ()
+    query_of: Tensor | None = None
+    first_of: Tensor | None = None
 
 
 class Loss(Enum):
@@ -71,7 +75,7 @@ class ScoredTables:
 class Encoded:
     """A batch as a model sees it: its rows and the queries made of them, with their graph.
 
-    `queries` (B, d), without a graph, are those of all shards.
+    `queries` (B, d), without a graph, are those of all shards; (Q, d) where triples share them.
     """
 
     tables: ScoredTables

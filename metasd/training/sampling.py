@@ -1,4 +1,4 @@
-"""Sampled gradients in training: the threshold, and a key for every loss of every step."""
+"""What saves a step time: sampled gradients, with a key for every loss, and shared queries."""
 
 import hashlib
 from typing import TYPE_CHECKING
@@ -44,6 +44,25 @@ def threshold(
     tiles = kernels.uses_amx(config.train.precision)
     few = entities < _FEWEST or (triples is not None and triples < _TRIPLES * entities)
     return 0.0 if few or tiles else AUTO
+
+
+_TOGETHER = 8
+"""Triples of a query that `train.triples_per_query = auto` keeps together."""
+
+
+def triples_per_query(
+    config: "Config", entities: int, device: torch.device, triples: int | None = None
+) -> int:
+    """`train.triples_per_query` as a number; 1 where every triple is scored by itself.
+
+    GPUs score them so, and the published method's batches stay random.
+    """
+    wanted = config.train.triples_per_query
+    if device.type != "cpu" or config.train.objective == "metasd":
+        return 1
+    if wanted != "auto":
+        return int(wanted)
+    return _TOGETHER
 
 
 def key(*parts: int | str) -> int:

@@ -16,6 +16,7 @@ Steps 1 and 2 are the meta step. With separate weights the compact step takes th
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,9 @@ class Step:
         tables = (model.entities, model.relations)
         self.multiplicity: Tensor | None = None  # of the scored rows, where they are a sample
         self.first_entity = model.processes.block(model.num_entities).start  # of those rows
+        self.triples_per_query = sampling.triples_per_query(
+            config, model.num_entities, model.device, triples
+        )
         self.threshold = sampling.threshold(config, model.num_entities, model.device, triples)
         self.optimizer = self._adagrad(tables, config.train.lr)
         self.meta_optimizer: torch.optim.Optimizer | None = None
@@ -123,6 +127,11 @@ class Step:
         processes, entities = self.model.processes, self.model.num_entities
         columns = [processes.replica_slice(column) for column in (heads, relations, tails)]
         first = processes.block(entities).start
+        query_of = first_of = None
+        if self.triples_per_query > 1:
+            queries = columns[0] * len(self.model.relations) + columns[1]
+            _, firsts, places = np.unique(queries.numpy(), return_index=True, return_inverse=True)
+            query_of, first_of = torch.from_numpy(places), torch.from_numpy(firsts)
         return Batch(
             processes.row_index(columns[0], entities),
             LocalRows(processes.shard_slice(columns[1])),
@@ -132,6 +141,8 @@ class Step:
             processes.replica_start(len(heads)),
             key,
             (heads, tails),
+            query_of,
+            first_of,
         )
 
     # Step 0
@@ -172,7 +183,7 @@ class Step:
             **self._streaming(batch, Loss.META),
         )
         gradients = self._new_gradients(grad_entities)
-        self._backward(source, [(source.query, self._returned(grad_query))], gradients)
+        self._backward(source, [(source.query, self._returned(grad_query, batch))], gradients)
         assert self.meta_optimizer is not None
         self._apply(self.meta_optimizer, gradients, batch)
         return inner_loss, quiz_loss, gradients
@@ -195,10 +206,15 @@ class Step:
             *self._distillation(),
             weight=self.entity_weights,
             pruned=self._whole_candidates(compact.tables),
+            query_of=compact.batch.query_of,
             **self._streaming(compact.batch, Loss.INNER),
         )
         loss = loss / self.model.processes.shards
-        return loss, self._returned(grad_query), self._new_gradients(grad_entities)
+        return (
+            loss,
+            self._returned(grad_query, compact.batch),
+            self._new_gradients(grad_entities),
+        )
 
     def _inner_and_quiz(
         self, source: Encoded, compact: Encoded, quiz: Batch
@@ -231,11 +247,13 @@ class Step:
                 *self._distillation(),
                 weight=self.entity_weights,
                 pruned=self._whole_candidates(compact.tables),
+                query_of=batch.query_of,
                 **self._streaming(batch, Loss.MUTUAL),
             )
         )
         gradients, shards = self._new_gradients(grad_entities), self.model.processes.shards
-        grad_source, grad_compact = self._returned(grad_source), self._returned(grad_compact)
+        grad_source = self._returned(grad_source, batch)
+        grad_compact = self._returned(grad_compact, batch)
         loss_source = loss_source / shards + self._supervised(source, grad_source, gradients)
         loss_compact = loss_compact / shards + self._supervised(compact, grad_compact, gradients)
         self._apply(self.optimizer, gradients, batch)
@@ -312,10 +330,11 @@ class Step:
             model.batch.targets,
             self.model.candidates(model.tables.masks[0]) if model.tables.masks else None,
             weight=self.entity_weights,
+            query_of=model.batch.query_of,
             **self._streaming(model.batch, loss_of),
         )
         loss = loss / self.model.processes.shards
-        return loss, self._returned(grad_query), self._new_gradients(grad_entities)
+        return loss, self._returned(grad_query, model.batch), self._new_gradients(grad_entities)
 
     def _regularizer(self, model: Encoded) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The penalty, and its gradients with respect to the rows."""
@@ -396,9 +415,15 @@ class Step:
         return Gradients(grad_candidates, torch.zeros_like(self.model.relations))
 
     def _shared(self, query: Tensor, batch: Batch) -> Tensor:
-        return self.model.processes.all_gather(query, len(batch.targets))
+        queries = self.model.processes.all_gather(query, len(batch.targets))
+        return queries if batch.first_of is None else queries[batch.first_of]
 
-    def _returned(self, grad_query: Tensor) -> Tensor:
+    def _returned(self, grad_query: Tensor, batch: Batch) -> Tensor:
+        """The gradient of this process's queries; that of a shared one goes to its first triple."""
+        if batch.first_of is not None:
+            shared = grad_query
+            grad_query = shared.new_zeros(len(batch.targets), shared.shape[1])
+            grad_query[batch.first_of] = shared
         return self.model.processes.reduce_scatter(grad_query)
 
     def _sum(self, gradients: Gradients, batch: Batch) -> None:
