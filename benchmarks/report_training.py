@@ -143,30 +143,36 @@ def training() -> str:
     return f"{table(rows)}\n\n{where}."
 
 
-def sampling() -> str:
-    """Valid MRR with and without sampled gradients."""
-    rows = [["graph", "rank", "epochs", "model", "seed", "sampled", "exact"]]
-    pairs: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    results = listed("sampling")
+def shortcuts(setting: str, name: str, timed: bool) -> str:
+    """Valid MRR with and without a shortcut, and how long it takes."""
+    rows = [["graph", "rank", "epochs", "model", "seed", name, "exact"]]
+    if timed:
+        rows[0].append("time")
+    pairs: dict[tuple[Any, ...], dict[bool, dict[str, Any]]] = {}
+    results = [row for row in listed("shortcuts") if row["setting"] == setting]
     for row in results:
         key = (row["graph"], tuple(row["settings"]), row["seed"])
-        pairs.setdefault(key, {})["exact" if row["sampling"] == "off" else "sampled"] = row
+        pairs.setdefault(key, {})[row["value"] in ("off", 1)] = row
     for (graph, settings, seed), found in pairs.items():
         if len(found) < 2:
             continue
         values = dict(setting.split("=", 1) for setting in settings)
         objective = values.get("train.objective", "dense")
-        for model, mrr in found["exact"]["valid_mrr"].items():
+        for model, mrr in found[True]["valid_mrr"].items():
             rows.append(
                 [
                     *(graph, values["model.rank"], values["train.epochs"]),
                     *(f"{objective}: {model}", str(seed)),
-                    f"{found['sampled']['valid_mrr'][model]:.4f}",
-                    f"{mrr:.4f}",
+                    *(f"{found[False]['valid_mrr'][model]:.4f}", f"{mrr:.4f}"),
                 ]
             )
+            if timed:
+                rows[-1].append(f"{found[False]['seconds'] / found[True]['seconds']:.2f}")
     machines = dict.fromkeys(machine(row) for row in results)
-    return f"{table(rows)}\n\nValid MRR after the last epoch; {'; '.join(machines)}."
+    caption = "Valid MRR after the last epoch"
+    if timed:
+        caption += "; processor time of one thread, relative to exact"
+    return f"{table(rows)}\n\n{caption}; {'; '.join(machines)}."
 
 
 LEVELS = {"FB15k-237": (0.30, 0.34, 0.36), "WN18RR": (0.42, 0.45, 0.47)}
@@ -231,7 +237,8 @@ TABLES = {
     "training": training,
     "growth": partial(on_each_processor, "growth", growth),
     "tuning": tuning,
-    "sampling": sampling,
+    "sampling": partial(shortcuts, "train.gradient_sampling", "sampled", timed=False),
+    "shared_queries": partial(shortcuts, "train.triples_per_query", "shared", timed=True),
     "growth_settings": partial(on_each_processor, "growth_settings", growth_settings),
     "time_to_accuracy": time_to_accuracy,
     "accuracy": accuracy,

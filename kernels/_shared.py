@@ -53,7 +53,7 @@ class SharedQueries:
         self.no_targets = targets.new_full((len(queries),), -1)
 
     def threshold(self, sampling: Sampling) -> float:
-        """Of a mean over queries, whose entries have to be as large as those of one over targets."""
+        """Of a mean over queries, for entries as large as those of a mean over targets."""
         return min(sampling.threshold * self._ratio, 1.0)
 
     def summed(self, grad_rows: Tensor) -> Tensor:

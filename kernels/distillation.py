@@ -36,7 +36,6 @@ from .entity_cross_entropy import (
     probabilities,
 )
 
-
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """(loss_s, loss_p, dq_s, dq_p, dE); in step 1 dE is the pruned model's, loss_s 0, dq_s empty."""
 
@@ -173,7 +172,7 @@ def _losses_of(
     multiplicity: Tensor | None,
     query_of: Tensor | None,
 ) -> Results:
-    """Checks the arguments of step 1 or 3, and runs it on queries with a target each, or several."""
+    """Steps 1 and 3, of checked arguments; queries have a target each, or several."""
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
     check_table("q_pruned", q_pruned, q_source.shape[0], like=entities)

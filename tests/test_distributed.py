@@ -45,6 +45,13 @@ CASES = [
     ("complex", "regularizer.name=n3", "train.precision=bf16"),
     ("complex", "train.gradient_sampling=0.05"),
     ("complex", "train.candidates=300", "train.gradient_sampling=0.05"),
+    ("complex", "train.triples_per_query=8", "train.objective=distill"),
+    (
+        "complex",
+        "train.triples_per_query=8",
+        "train.objective=compact",
+        "train.entity_weights=true",
+    ),
     ("cp", "train.candidates=200", "compact.weight_format=int3", "train.objective=distill"),
 ]
 
@@ -76,8 +83,11 @@ def made(case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype) -> t
 
 
 def triples(count: int, generator: torch.Generator) -> Tensor:
-    sizes = (ENTITIES, 2 * RELATIONS, ENTITIES)
-    return torch.stack([torch.randint(n, (count,), generator=generator) for n in sizes], dim=1)
+    """Some have head and relation in common; heads lie in every block."""
+    heads = torch.randint(20, (count,), generator=generator) * (ENTITIES // 20)
+    sizes = (2 * RELATIONS, ENTITIES)
+    others = [torch.randint(n, (count,), generator=generator) for n in sizes]
+    return torch.stack([heads, *others], dim=1)
 
 
 def trained(

@@ -53,7 +53,7 @@ def kernels() -> dict[str, Function]:
 
 
 def _unless_counted(name: str, chosen: Function) -> Function:
-    """`chosen`, or the definition where rows have a multiplicity, or one of the arguments after it."""
+    """`chosen`, or the definition where a multiplicity is given, or an argument after it."""
     places = [argument.name for argument in OPERATIONS[name]._opoverload._schema.arguments]
     at = places.index("multiplicity")
 

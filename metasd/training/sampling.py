@@ -46,7 +46,7 @@ def threshold(
     return 0.0 if few or tiles else AUTO
 
 
-_TOGETHER = 8
+TOGETHER = 8
 """Triples of a query that `train.triples_per_query = auto` keeps together."""
 
 
@@ -62,7 +62,7 @@ def triples_per_query(
         return 1
     if wanted != "auto":
         return int(wanted)
-    return _TOGETHER
+    return TOGETHER
 
 
 def key(*parts: int | str) -> int:

@@ -251,3 +251,30 @@ def test_a_source_rests_while_separate_weights_train(objective: str, values: str
     kept = kernels.unpack_mask(step.model.masks[0], 2 * RANK)  # type: ignore[index]
     assert not compact.entities[~kept].any()
     assert torch.equal(compact.masked[0], own * kept)
+
+
+@pytest.mark.parametrize("objective", ["dense", "compact", "distill"])
+def test_triples_that_share_queries_train_like_those_that_do_not(objective: str) -> None:
+    """The same batch, in which queries repeat: one step of the source, one of both models."""
+    found = []
+    for together in (1, 8):
+        step, _, batch, _ = both(
+            torch.float64,
+            f"train.objective={objective}",
+            f"train.triples_per_query={together}",
+            *(["compact.weights=separate", "compact.warmup_epochs=1"] * (objective == "distill")),
+        )
+        batch[:, :2] = batch[torch.arange(ROWS) % 6, :2]
+        if objective == "distill":
+            step.untie_weights()
+        rows = step.batch(*batch.T.contiguous())
+        assert (rows.first_of is None) == (together == 1)
+        losses = step(Phase.SOURCE, rows, None)
+        if objective != "dense":
+            phase = Phase.SEPARATE if objective == "distill" else Phase.SHARED
+            losses |= step(phase, rows, None)
+        model = step.model
+        tables = [model.entities, model.relations, *(model.separate or ())]
+        found.append([*(losses[name] for name in sorted(losses)), *tables])
+    for one, several in zip(*found, strict=True):
+        assert relative(several, one) < 1e-12
