@@ -13,15 +13,22 @@ if TYPE_CHECKING:
 AUTO = 0.01
 """The threshold of `train.gradient_sampling = auto`."""
 
+TOGETHER = 8
+"""Triples of a query that `train.triples_per_query = auto` keeps together."""
+
 _FEWEST = 10_000
-"""Entities from which sampling saves much time: up to 1 / threshold of a row's entries are kept. Of
-2,000 they are so many that little is saved, and on `families` the noise costs .01 of MRR.
+"""Entities from which both save much time: up to 1 / threshold of a row's entries are kept. Of
+2,000 they are so many that little is saved, and on `families` either costs .01 of MRR.
 """
 
 _TRIPLES = 8
-"""Train triples per entity from which accuracy is unchanged. WN18RR has two, and the noise costs it
+"""Train triples per entity from which accuracy is unchanged. WN18RR has two, and sampling costs it
 .011 of MRR after five epochs of rank 64.
 """
+
+
+def _pays(entities: int, triples: int | None) -> bool:
+    return entities >= _FEWEST and (triples is None or triples >= _TRIPLES * entities)
 
 
 def threshold(
@@ -42,12 +49,7 @@ def threshold(
     if wanted != "auto":
         return float(wanted)
     tiles = kernels.uses_amx(config.train.precision)
-    few = entities < _FEWEST or (triples is not None and triples < _TRIPLES * entities)
-    return 0.0 if few or tiles else AUTO
-
-
-TOGETHER = 8
-"""Triples of a query that `train.triples_per_query = auto` keeps together."""
+    return AUTO if _pays(entities, triples) and not tiles else 0.0
 
 
 def triples_per_query(
@@ -55,14 +57,17 @@ def triples_per_query(
 ) -> int:
     """`train.triples_per_query` as a number; 1 where every triple is scored by itself.
 
-    GPUs score them so, and the published method's batches stay random.
+    `auto` keeps some together where that is faster and accuracy stays the same: from some entities
+    and some train triples per entity on. GPUs score every triple by itself, candidates are few
+    enough for that, and the published method's batches stay random.
     """
     wanted = config.train.triples_per_query
     if device.type != "cpu" or config.train.objective == "metasd":
         return 1
     if wanted != "auto":
         return int(wanted)
-    return TOGETHER
+    all_scored = triples is not None
+    return TOGETHER if all_scored and _pays(entities, triples) else 1
 
 
 def key(*parts: int | str) -> int:
