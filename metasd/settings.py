@@ -83,27 +83,30 @@ def minutes(text: str) -> float:
     raise ValueError(f"must be a time such as 90s, 1m30s, 10m, 2.5m or 1h; got {text!r}")
 
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
 def size_limit(text: str) -> tuple[float, int | None]:
-    """A share such as 1/20 or 0.05, and None; or infinity, and the bytes of a size such as 3MB.
+    """A share such as 1/20, 0.05 or 5%, and None; or infinity, and the bytes of 3MB or 3MiB.
 
     Raises:
         ValueError: it is something else.
     """
     number = r"(\d+(?:\.\d*)?|\.\d+)"
-    if found := re.fullmatch(rf"{number}\s*([kMG]?B)", text, re.IGNORECASE):
+    if found := re.fullmatch(rf"{number}\s*((?:[kMG]i?)?)B", text, re.IGNORECASE):
         size = int(float(found[1]) * _UNITS[found[2].upper()])
         if size > 0:
             return float("inf"), size
+    elif found := re.fullmatch(rf"{number}\s*%", text):
+        if 0 < float(found[1]) < 100:
+            return float(found[1]) / 100, None
     elif found := re.fullmatch(rf"{number}(?:\s*/\s*{number})?", text):
         share = float(found[1]) / (float(found[2]) or float("inf")) if found[2] else float(found[1])
         if 0 < share < 1:
             return share, None
     raise ValueError(
-        f"must be a share of the source's bytes such as 1/20 or 0.05, or a size such as 300kB or "
-        f"3MB; got {text!r}"
+        f"must be a share of the source's bytes such as 1/20, 0.05 or 5%, or a size such as 300kB "
+        f"or 3MB; got {text!r}"
     )
 
 

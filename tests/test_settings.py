@@ -4,7 +4,7 @@ import pytest
 
 from metasd.config import Config
 from metasd.errors import InputError
-from metasd.settings import minutes
+from metasd.settings import minutes, size_limit
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,30 @@ def test_every_kind_of_value_that_a_setting_takes_is_named(value: object, wanted
     with pytest.raises(InputError) as refused:
         Config().override({"train.candidates": value})
     assert str(refused.value) == f"train.candidates: input should be {wanted}; got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1/20", (0.05, None)),
+        ("5%", (0.05, None)),
+        ("2.5 %", (0.025, None)),
+        ("0.1", (0.1, None)),
+        ("3MB", (float("inf"), 3_000_000)),
+        ("3 mib", (float("inf"), 3 << 20)),
+        ("1.5kB", (float("inf"), 1500)),
+        ("700B", (float("inf"), 700)),
+    ],
+)
+def test_a_size_is_a_share_or_bytes(text: str, wanted: tuple[float, int | None]) -> None:
+    assert size_limit(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2", "0%", "100%", "1/0", "3TB", "3iB", "-1MB", "0MB", "5%MB"]
+)
+def test_what_is_no_size_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"a share of .* 1/20, 0.05 or 5%, or a size such as 300kB"
+    ):
+        size_limit(text)

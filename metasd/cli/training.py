@@ -130,12 +130,15 @@ def train(
     if dry_run:
         check_sources(settings, data)
         record = {**estimate(data, settings), "seconds, about": timing(data, settings)}
+        if settings.compact.size is not None:
+            record["compact model"] = {"of " + settings.compact.size: _compact(settings)}
         _print_estimate(data, record, as_json)
         return
     path = run if run is not None else free_run_dir(data)
     processes = _processes(shards, replicas)
     if not as_json and processes.is_main:
         _describe(data, path, start)
+        _note_idle(settings, set_ or [])
         if processes.shards == processes.replicas == 1:
             _announce(settings, timing(data, settings))
     _train(
@@ -210,14 +213,36 @@ def _announce(config: "Config", seconds: dict[str, float]) -> None:
     )
     print(f"about {duration(seconds['total'])} on this machine{search}")
     if config.compact.size is not None:
-        kept, compact = 1 - config.prune.fraction, config.compact
-        print(
-            f"compact model of {compact.size}: {compact.weight_format}, relations "
-            f"{compact.relation_format}, {kept:.0%} of the coordinates"
-        )
+        print(f"compact model of {config.compact.size}: {_compact(config)}")
     if config.tune.settings:
         by = "first guess" if search else "chosen by rules"
         print(f"{by}: {listed(config, config.tune.settings)}", flush=True)
+
+
+def _compact(config: "Config") -> str:
+    """What follows from `compact.size`."""
+    kept, compact = 1 - config.prune.fraction, config.compact
+    return (
+        f"{compact.weight_format}, relations {compact.relation_format}, "
+        f"{kept:.0%} of the coordinates"
+    )
+
+
+_IDLE = {
+    "dense": ("compact.", "distill.", "prune."),
+    "compact": ("distill.",),
+    "distill": ("distill.meta_lr", "distill.inner_lr", "distill.quiz_"),
+}
+"""By objective, the settings that it does not read."""
+
+
+def _note_idle(config: "Config", settings: list[str]) -> None:
+    """Says which of the given settings (`KEY=VALUE`) have no effect."""
+    objective = config.train.objective
+    keys = [setting.partition("=")[0].strip() for setting in settings]
+    for key in keys:
+        if key.startswith(_IDLE.get(objective, ())):
+            print(f"note: {key} has no effect with train.objective={objective}")
 
 
 def _processes(shards: int | None, replicas: int) -> "ProcessGrid":

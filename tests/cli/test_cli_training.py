@@ -35,6 +35,7 @@ def test_a_model_of_a_size(metasd: Command, folder: Path) -> None:
     plan = json.loads(metasd("train", folder, *size, *rank, "--dry-run", "--json")[1])
     assert plan["size of the compact model at most"] == "1/9"
     assert plan["bytes of the compact model's tables"] <= plan["bytes of tables"] / 9
+    assert plan["compact model"]["of 1/9"].startswith("int")
     code, out, _ = metasd("train", folder, *size, *rank, "--budget", "0", "--run", "x")
     assert code == 0
     assert "compact model of 1/9: int" in out
@@ -45,6 +46,17 @@ def test_a_model_of_a_size(metasd: Command, folder: Path) -> None:
         code, _, err = metasd("train", folder, "--size", wrong, "--run", "y")
         assert (code, message in err) == (2, True)
     assert not Path("y").exists()
+
+
+def test_settings_without_effect_are_named(metasd: Command, folder: Path) -> None:
+    idle = ["train.objective=dense", "distill.teachers=2", "prune.fraction=0.5"]
+    every = [word for setting in idle for word in ("--set", setting)]
+    code, out, _ = metasd("train", folder, *QUICK, *every, "--run", "x")
+    assert code == 0
+    assert "note: distill.teachers has no effect with train.objective=dense\n" in out
+    assert "note: prune.fraction has no effect with train.objective=dense\n" in out
+    assert "train.objective has no effect" not in out
+    assert "no effect" not in metasd("train", folder, *QUICK, "--run", "y")[1]
 
 
 def test_a_run_by_the_published_method_takes_more_epochs(metasd: Command, folder: Path) -> None:
