@@ -98,8 +98,12 @@ class TrainConfig(_Section):
 
 
 class RegularizerConfig(_Section):
-    name: Literal["dura", "n3", "none"] = Field("dura", description="DURA (2020) or N3 (2018)")
+    name: Literal["dura", "n3", "ivr", "none"] = Field(
+        "dura", description="DURA (2020), N3 (2018) or IVR (2024), which adds products to N3"
+    )
     weight: float = Field(0.1, ge=0, description="lambda, the factor of the penalty")
+    product_weight: float = Field(0.1, ge=0, description="of the moduli of products, in IVR")
+    power: float = Field(3.0, ge=2, le=8, description="of the moduli, in IVR")
 
 
 class RelationPredictionConfig(_Section):
@@ -329,8 +333,10 @@ class Config(_Section):
                 f"distill.teachers = {self.distill.teachers} needs compact.warmup_epochs, in which "
                 "they learn; where there is compact.source, list their runs"
             )
-        if self.prune.granularity == "column" and self.model.name == "rescal":
-            raise ValueError("prune.granularity = column is not possible with model.name = rescal")
+        for value in ("prune.granularity = column", "regularizer.name = ivr"):
+            section, name, _, wanted = value.replace(".", " ").split()
+            if self.model.name == "rescal" and getattr(getattr(self, section), name) == wanted:
+                raise ValueError(f"{value} is not possible with model.name = rescal")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Penalties on the rows of a batch, with their gradients in closed form: DURA and N3."""
+"""Penalties on the rows of a batch, with their gradients in closed form: DURA, N3 and IVR."""
 
 from collections.abc import Callable
 
@@ -43,20 +43,42 @@ def n3(
     scoring: Scoring, head: Tensor, relation: Tensor, tail: Tensor, scale: float = 1.0
 ) -> Penalty:
     """`scale` times the sum over the batch of |h|^3 + |r|^3 + |t|^3 (Lacroix et al., ICML 2018)."""
+    return ivr(scoring, head, relation, tail, scale)
+
+
+def ivr(
+    scoring: Scoring,
+    head: Tensor,
+    relation: Tensor,
+    tail: Tensor,
+    scale: float = 1.0,
+    product_scale: float = 0.0,
+    power: float = 3.0,
+) -> Penalty:
+    """The sum over the batch of `scale` (|h|^a + |r|^a + |t|^a)
+    + `product_scale` (|h r|^a + |r t|^a + |t h|^a), with a the `power`, 2 at least.
+
+    Intermediate variables regularization (Xiao, Cao; NeurIPS 2024), where a relation acts on each
+    coordinate by itself; there what are four terms in general are two. N3 is the first of them.
+    """
     rows = (head, relation, tail)
     moduli = [squares(scoring, x).sqrt_() for x in rows]
-    value = scale * torch.stack([modulus.pow(3).sum() for modulus in moduli]).sum()
-    head, relation, tail = (
-        (_coordinates(scoring, x) * (3 * scale * modulus)[:, None]).view_as(x)
-        for x, modulus in zip(rows, moduli, strict=True)
-    )
+    powers = [modulus.pow(power) for modulus in moduli]
+    value = scale * torch.stack([x.sum() for x in powers]).sum()
+    if product_scale:
+        h, r, t = powers
+        value = value + product_scale * (h * r + r * t + t * h).sum()
+    total = torch.stack(powers).sum(0) if product_scale else None
+    gradients = []
+    for x, modulus, own in zip(rows, moduli, powers, strict=True):
+        by = scale if total is None else scale + product_scale * (total - own)
+        factor = by * power * modulus.pow(power - 2)
+        gradients.append((_coordinates(scoring, x) * factor[:, None]).view_as(x))
+    head, relation, tail = gradients
     return value, (head, relation, tail)
 
 
-PENALTIES: dict[str, Callable[[Scoring, Tensor, Tensor, Tensor, float], Penalty]] = {
-    "dura": dura,
-    "n3": n3,
-}
+PENALTIES: dict[str, Callable[..., Penalty]] = {"dura": dura, "n3": n3, "ivr": ivr}
 """By `regularizer.name`."""
 
 

@@ -340,11 +340,14 @@ class Step:
         """The penalty, and its gradients with respect to the rows."""
         settings, scoring, rows = self.config.regularizer, self.model.scoring, model.rows
         assert rows.tail is not None
-        if settings.name == "none" or settings.weight == 0:
+        if settings.name == "none" or (settings.weight == 0 and settings.name != "ivr"):
             return rows.head.new_zeros(()), ()
-        scale = settings.weight / max(len(model.batch.targets), 1)
+        batch = max(len(model.batch.targets), 1)
+        weights = [settings.weight / batch]
+        if settings.name == "ivr":
+            weights += [settings.product_weight / batch, settings.power]
         with torch.no_grad():
-            return PENALTIES[settings.name](scoring, rows.head, rows.relation, rows.tail, scale)
+            return PENALTIES[settings.name](scoring, rows.head, rows.relation, rows.tail, *weights)
 
     def _supervised(self, model: Encoded, grad_query: Tensor, gradients: Gradients) -> Tensor:
         """Adds the gradients of a model's query, regulariser and relation prediction."""

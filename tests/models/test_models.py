@@ -11,7 +11,7 @@ from metasd.config import Config
 from metasd.data.graph import Graph
 from metasd.errors import InputError
 from metasd.models import CP, RESCAL, ComplEx, DistMult, Scoring
-from metasd.models.regularizers import PENALTIES, dura, n3
+from metasd.models.regularizers import PENALTIES, dura, ivr, n3
 from metasd.training.trainer import train
 
 MODELS = [ComplEx, DistMult, CP, RESCAL]
@@ -112,11 +112,25 @@ def test_dura_penalises_both_sides_of_the_product(kind: type[Scoring]) -> None:
 
 
 @pytest.mark.parametrize("kind", [*MODELS, QuatE])
-@pytest.mark.parametrize("name", ["dura", "n3"])
-def test_penalties_have_the_gradients_that_they_give(kind: type[Scoring], name: str) -> None:
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        ("dura", 0.7),
+        ("n3", 0.7),
+        ("ivr", 0.7, 0.4, 3.0),
+        ("ivr", 0.7, 0.4, 2.25),
+        ("ivr", 0.0, 0.4),
+    ],
+    ids=str,
+)
+def test_penalties_have_the_gradients_that_they_give(
+    kind: type[Scoring], penalty: tuple[str, ...]
+) -> None:
+    if kind is RESCAL and penalty[0] == "ivr":
+        return  # refused by the configuration
     model = kind(3)
     parts = [x.requires_grad_() for x in rows(model)]
-    value, gradients = PENALTIES[name](model, *parts, 0.7)
+    value, gradients = PENALTIES[penalty[0]](model, *parts, *penalty[1:])
     for found, wanted in zip(gradients, torch.autograd.grad(value, parts), strict=True):
         torch.testing.assert_close(found, wanted)
 
@@ -128,6 +142,24 @@ def test_n3_has_a_gradient_at_zero(kind: type[Scoring]) -> None:
     _, gradients = n3(model, head, relation, tail)
     assert all(g.isfinite().all() for g in gradients)
     assert gradients[0][:3].abs().sum() == 0 < gradients[0][3:].abs().sum()
+
+
+@pytest.mark.parametrize("kind", [ComplEx, DistMult])
+def test_ivr_penalises_moduli_and_their_products(kind: type[Scoring]) -> None:
+    model = kind(3)
+    head, relation, tail = rows(model)
+
+    def norm(x: Tensor) -> Tensor:
+        return x.view(len(x), -1, 3).square().sum(1).pow(2.5 / 2).sum()
+
+    product = (
+        model.query
+    )  # of a coordinate's number by another: its modulus is the moduli's product
+    ends = norm(head) + norm(relation) + norm(tail)
+    products = norm(product(head, relation)) + norm(product(tail, relation))
+    products = products + norm(product(head, tail))
+    found = ivr(model, head, relation, tail, 0.3, 0.8, 2.5)[0]
+    torch.testing.assert_close(found, 0.3 * ends + 0.8 * products)
 
 
 def test_a_fifth_model_trains_without_touching_the_trainer(
