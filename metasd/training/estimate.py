@@ -140,12 +140,12 @@ def timing(graph: Graph, config: Config) -> dict[str, float]:
     steps = learner.steps_per_epoch
     source = min(alone * steps, settings.max_steps or math.inf)
     both = min(settings.epochs * steps, settings.max_steps or math.inf) - source
-    training = source * learner.seconds_per_step(0) if source else 0.0
+    training = learner.seconds(0, source / steps) if source else 0.0
     if isinstance(config.distill.teachers, int) and config.has_teacher:
         training *= config.distill.teachers
     validations = {"source": source / steps / config.eval.every, "compact": 0.0}
     if both:
-        training += both * learner.seconds_per_step(alone)
+        training += learner.seconds(alone, both / steps)
         validations["compact"] = both / steps / config.eval.every
     seconds["training"] = training
     seconds["evaluation"] = 0.0

@@ -108,15 +108,16 @@ class Learner:
     def batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
         """The epoch's batches by step; the order is a function of seed and epoch alone."""
         settings, step = self.config.train, self.step
+        exact = schedule.is_exact(self.config, epoch)
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
         count = len(self.triples)
         order: Order | QueryOrder = Order(count, generator)
-        if step.triples_per_query > 1:
+        if step.triples_per_query > 1 and not exact:
             order = QueryOrder(self.triples.queries(), step.triples_per_query, generator)
         triples = Epoch(self.triples, order, count, settings.batch_size)
 
         def batch(of: Epoch, at: int) -> Batch:
-            return step.batch(*of.columns(at), key(settings.seed, epoch, at))
+            return step.batch(*of.columns(at), key(settings.seed, epoch, at), exact=exact)
 
         if settings.objective != "metasd":
             return lambda at: (batch(triples, at), None)
@@ -134,7 +135,20 @@ class Learner:
             self.step.set_lr_factor(schedule.lr_factor(self.config, epoch, done))
             yield self.step(phase, *batches(step))
 
-    def seconds_per_step(self, epoch: int) -> float:
+    def seconds(self, first: int, epochs: float) -> float:
+        """About the time of so many epochs from `first` on, whose steps do the same but for
+        `schedule.is_exact`: from a few that it trains.
+        """
+        exact = min(epochs, 1.0) if schedule.is_exact(self.config, first) else 0.0
+        found = 0.0
+        if exact:
+            found += exact * self.steps_per_epoch * self._seconds_per_step(first)
+        if epochs > exact:
+            others = self._seconds_per_step(first + 1 if exact else first)
+            found += (epochs - exact) * self.steps_per_epoch * others
+        return found
+
+    def _seconds_per_step(self, epoch: int) -> float:
         """The median time of some of an epoch's steps, which it trains: those of a second or so."""
         times: list[float] = []
         start = last = time.perf_counter()

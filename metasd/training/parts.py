@@ -18,7 +18,8 @@ class Batch(NamedTuple):
     block; `share` is what the replica has of the whole batch, and `first` the number of its first
     triple there. `key` is what chance depends on; `ends` are heads and tails of the whole batch.
     Where triples share queries, `query_of` int64 (B,) is the query of each triple of the replica,
-    and `first_of` int64 (Q,) the first triple of each query.
+    and `first_of` int64 (Q,) the first triple of each query. `threshold` is that of sampled
+    gradients.
     """
 
     heads: RowIndex
@@ -31,6 +32,7 @@ class Batch(NamedTuple):
     ends: tuple[Tensor, ...] = ()
     query_of: Tensor | None = None
     first_of: Tensor | None = None
+    threshold: float = 0.0
 
 
 class Loss(Enum):

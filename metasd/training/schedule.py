@@ -36,6 +36,17 @@ def is_source_frozen(config: "Config", epochs: int) -> bool:
     return alone and epochs >= config.warmup_epochs
 
 
+def is_exact(config: "Config", epoch: int) -> bool:
+    """Whether the steps of an epoch take no shortcuts: no sampled gradients, no shared queries.
+
+    So it is in the first epoch of an optimizer whose sums start at zero. Adagrad divides by their
+    roots: a row that no triple has asked for yet moves by its whole rate, however small its
+    gradient is, and would follow the noise of chance. After an epoch the sums know every row.
+    """
+    fresh = config.has_separate_weights and config.compact.optimizer_state == "fresh"
+    return epoch == 0 or (fresh and epoch == config.warmup_epochs)
+
+
 def lr_factor(config: "Config", epoch: int, epochs_done: float) -> float:
     """The factor of the learning rate, which falls to 0 over the last `train.decay` of the steps.
 

@@ -122,13 +122,24 @@ class Step:
         shares = [quiz.share if quiz and name == "quiz" else batch.share for name in losses]
         return self.model.processes.sum_losses(losses, shares)
 
-    def batch(self, heads: Tensor, relations: Tensor, tails: Tensor, key: int = 0) -> Batch:
-        """A batch of which every process is given all: three int64 columns (B,)."""
+    def batch(
+        self,
+        heads: Tensor,
+        relations: Tensor,
+        tails: Tensor,
+        key: int = 0,
+        *,
+        exact: bool = False,
+    ) -> Batch:
+        """A batch of which every process is given all: three int64 columns (B,).
+
+        exact: no gradient of it is sampled, and no query of it is shared.
+        """
         processes, entities = self.model.processes, self.model.num_entities
         columns = [processes.replica_slice(column) for column in (heads, relations, tails)]
         first = processes.block(entities).start
         query_of = first_of = None
-        if self.triples_per_query > 1:
+        if self.triples_per_query > 1 and not exact:
             queries = columns[0] * len(self.model.relations) + columns[1]
             _, firsts, places = np.unique(queries.numpy(), return_index=True, return_inverse=True)
             query_of, first_of = torch.from_numpy(places), torch.from_numpy(firsts)
@@ -143,6 +154,7 @@ class Step:
             (heads, tails),
             query_of,
             first_of,
+            0.0 if exact else self.threshold,
         )
 
     # Step 0
@@ -453,6 +465,6 @@ class Step:
             "precision": settings.precision,
             "score_memory": settings.score_memory,
             "group": processes.group,
-            "sampling": kernels.Sampling(self.threshold, drawn, batch.first, self.first_entity),
+            "sampling": kernels.Sampling(batch.threshold, drawn, batch.first, self.first_entity),
             "multiplicity": self.multiplicity,
         }

@@ -69,6 +69,9 @@ _SHORT, _LONG, _LONGER = 10, 5, 4
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
+_USUAL = 5
+"""Epochs of a trial, for an estimate of the time of one."""
+
 _SHARE = 0.8
 """The trials' work, as a share of the source's training, unless `tune.budget` says their time."""
 
@@ -147,6 +150,11 @@ class Plan:
     rank: int
     short: int
     long: int
+
+    @property
+    def trials(self) -> int:
+        """About their number."""
+        return _SHORT + _LONG if self.short else _LONG + 1
 
     @property
     def epochs(self) -> int:
@@ -312,7 +320,7 @@ def plan(graph: Graph, config: Config) -> Plan | None:
         budget = _SHARE * epochs * _work(graph, config, config.model.rank)
         budget /= _work(graph, config, rank)
     else:
-        budget = 60 * config.tune.budget / (steps * _seconds(graph, _trial(config, rank, 1, {})))
+        budget = 60 * config.tune.budget / _epoch_seconds(graph, config, rank, _USUAL)
     short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, most))
     if short >= 2:
         return Plan(rank, short, min(_LONGER * short, most))
@@ -325,8 +333,7 @@ def search_seconds(graph: Graph, config: Config) -> float:
     found = plan(graph, config) if searched(graph, config) else None
     if found is None:
         return 0.0
-    steps = math.ceil(2 * len(graph.train) / config.train.batch_size)
-    return found.epochs * steps * _seconds(graph, _trial(config, found.rank, 1, {}))
+    return found.epochs * _epoch_seconds(graph, config, found.rank, found.epochs / found.trials)
 
 
 def _work(graph: Graph, config: Config, rank: int) -> float:
@@ -335,6 +342,7 @@ def _work(graph: Graph, config: Config, rank: int) -> float:
     return _STEP_WORK + 3 * config.train.batch_size * graph.num_entities * width
 
 
-def _seconds(graph: Graph, config: Config) -> float:
-    """Of a step, measured: the median of some."""
-    return Learner(graph, config).seconds_per_step(0)
+def _epoch_seconds(graph: Graph, config: Config, rank: int, epochs: float) -> float:
+    """Of an epoch, measured, in a trial of so many."""
+    trial = _trial(config, rank, math.ceil(epochs), {})
+    return Learner(graph, trial).seconds(0, epochs) / epochs

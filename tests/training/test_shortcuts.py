@@ -5,7 +5,10 @@ import torch
 
 from metasd import kernels
 from metasd.config import Config, preset
+from metasd.data.graph import Graph
+from metasd.training.learner import Learner
 from metasd.training.sampling import AUTO, TOGETHER, threshold, triples_per_query
+from metasd.training.schedule import is_exact
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,38 @@ def test_what_is_asked_for_is_done() -> None:
         assert threshold(config, 100, cpu, 10) == wanted
     config = Config().override({"train.triples_per_query": 3})
     assert triples_per_query(config, 100, cpu, 10) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"train.objective": "dense"}, [0]),
+        ({"compact.warmup_epochs": 3}, [0, 3]),
+        ({"compact.warmup_epochs": 3, "compact.optimizer_state": "source"}, [0]),
+        ({"compact.warmup_epochs": 0, "compact.source": "x"}, [0]),
+        ({"compact.weights": "shared", "compact.warmup_epochs": 2}, [0]),
+    ],
+    ids=str,
+)
+def test_the_first_epoch_of_an_optimizer_is_exact(
+    settings: dict[str, object], wanted: list[int]
+) -> None:
+    config = Config().override({"train.epochs": 6, **settings})
+    assert [epoch for epoch in range(6) if is_exact(config, epoch)] == wanted
+
+
+def test_batches_of_later_epochs_take_the_shortcuts(small_graph: Graph) -> None:
+    config = Config().override(
+        {
+            "train.objective": "dense",
+            "train.gradient_sampling": 0.05,
+            "train.triples_per_query": 4,
+            "model.rank": 8,
+        }
+    )
+    learner = Learner(small_graph, config)
+    first, later = (learner.batches(epoch)(0)[0] for epoch in (0, 1))
+    assert (first.threshold, first.query_of, first.first_of) == (0.0, None, None)
+    assert later.threshold == 0.05
+    assert later.first_of is not None
+    assert len(later.first_of) < len(later.targets)
