@@ -78,8 +78,9 @@ class TrainConfig(_Section):
     gradient_sampling: _Threshold = Field(
         "auto",
         description="threshold below which an entry of a softmax's gradient is kept only with the "
-        "probability that makes it right on average; auto: 0.01 where that saves time and "
-        "costs no accuracy, on CPUs without tile registers; off, and on a GPU: every entry counts",
+        "probability that makes it right on average; auto: 0.03 where that saves time, "
+        "on CPUs without tile registers; off, on a GPU, and in an optimizer's first epoch: every "
+        "entry counts",
     )
     candidates: _Candidates = Field(
         "auto",
@@ -91,8 +92,8 @@ class TrainConfig(_Section):
     triples_per_query: _Count = Field(
         "auto",
         description="so many triples of one head and relation, at most, stay together in a batch, "
-        "where they are scored as one query; 1: triples come in random order; auto: 8 where that "
-        "saves time and costs no accuracy, on CPUs",
+        "where they are scored as one query; 1, and an optimizer's first epoch: triples in random "
+        "order; auto: 8 where that saves time, on CPUs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda if there is one")
 

@@ -72,7 +72,7 @@ def made(case: tuple[str, ...], processes: ProcessGrid, dtype: torch.dtype) -> t
     starts = [role * ENTITIES for role in range(scoring.entity_roles)]
     rows = torch.cat([torch.arange(start + block.start, start + block.stop) for start in starts])
     weights = torch.linspace(0.5, 1.5, ENTITIES, dtype=dtype)[block].contiguous()
-    step = step_of(model, config, weights, triples=100 * ENTITIES)
+    step = step_of(model, config, weights)
     for (
         name,
         state,

@@ -183,6 +183,8 @@ class CandidateStep(Step):
         self, model: Model, config: "Config", entity_weights: Tensor | None, count: int
     ) -> None:
         super().__init__(model, config, entity_weights)
+        if config.train.triples_per_query == "auto":
+            self.triples_per_query = 1  # candidates are few, and queries of many triples to sort
         self._count = count
         self._touched: TouchedRows | None = None
 
@@ -231,9 +233,9 @@ class CandidateStep(Step):
         self.model.changed()
 
 
-def step_of(model: Model, config: "Config", entity_weights: Tensor | None, triples: int) -> Step:
-    """The step that `train.candidates` asks for, on a graph of so many train triples."""
+def step_of(model: Model, config: "Config", entity_weights: Tensor | None) -> Step:
+    """The step that `train.candidates` asks for."""
     count = wanted(config, model.num_entities)
     if count is None:
-        return Step(model, config, entity_weights, triples)
+        return Step(model, config, entity_weights)
     return CandidateStep(model, config, entity_weights, count)

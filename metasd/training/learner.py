@@ -71,8 +71,7 @@ class Learner:
         if self.config.train.entity_weights:
             block = self.processes.block(self.graph.num_entities)
             weights = entity_weights(self.graph)[block].to(self.device)
-        triples = len(self.graph.train)
-        self.step = candidates.step_of(self.model, self.config, weights, triples)
+        self.step = candidates.step_of(self.model, self.config, weights)
 
     @property
     def steps_per_epoch(self) -> int:

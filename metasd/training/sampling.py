@@ -10,38 +10,21 @@ from metasd import kernels
 if TYPE_CHECKING:
     from metasd.config import Config  # benchmarks/gpu.py runs where there is no pydantic
 
-AUTO = 0.01
+AUTO = 0.03
 """The threshold of `train.gradient_sampling = auto`."""
 
 TOGETHER = 8
 """Triples of a query that `train.triples_per_query = auto` keeps together."""
 
-_FEWEST = 10_000
-"""Entities from which both save much time: up to 1 / threshold of a row's entries are kept. Of
-2,000 they are so many that little is saved, and on `families` either costs .01 of MRR.
-"""
-
-_TRIPLES = 8
-"""Train triples per entity from which accuracy is unchanged. WN18RR has two, and sampling costs it
-.011 of MRR after five epochs of rank 64.
-"""
+_FEWEST = 1_500
+"""Entities from which `auto` takes the shortcuts: of fewer, little time is saved."""
 
 
-def _pays(entities: int, triples: int | None) -> bool:
-    return entities >= _FEWEST and (triples is None or triples >= _TRIPLES * entities)
-
-
-def threshold(
-    config: "Config", entities: int, device: torch.device, triples: int | None = None
-) -> float:
+def threshold(config: "Config", entities: int, device: torch.device) -> float:
     """`train.gradient_sampling` as `kernels.Sampling` takes it; 0 keeps every entry.
 
-    `auto` samples where that is faster and accuracy stays the same: on a processor without tile
-    registers, from some entities and some train triples per entity on. On a GPU gradients are
-    always exact.
-
-    Args:
-        triples: train triples; None: many.
+    `auto` samples where that is faster: on a processor without tile registers, from some entities
+    on. On a GPU gradients are always exact.
     """
     wanted = config.train.gradient_sampling
     if device.type != "cpu" or wanted == "off":
@@ -49,25 +32,21 @@ def threshold(
     if wanted != "auto":
         return float(wanted)
     tiles = kernels.uses_amx(config.train.precision)
-    return AUTO if _pays(entities, triples) and not tiles else 0.0
+    return 0.0 if entities < _FEWEST or tiles else AUTO
 
 
-def triples_per_query(
-    config: "Config", entities: int, device: torch.device, triples: int | None = None
-) -> int:
+def triples_per_query(config: "Config", entities: int, device: torch.device) -> int:
     """`train.triples_per_query` as a number; 1 where every triple is scored by itself.
 
-    `auto` keeps some together where that is faster and accuracy stays the same: from some entities
-    and some train triples per entity on. GPUs score every triple by itself, candidates are few
-    enough for that, and the published method's batches stay random.
+    `auto` keeps some together where that is faster: from some entities on. GPUs score every triple
+    by itself, and the published method's batches stay random.
     """
     wanted = config.train.triples_per_query
     if device.type != "cpu" or config.train.objective == "metasd":
         return 1
     if wanted != "auto":
         return int(wanted)
-    all_scored = triples is not None
-    return TOGETHER if all_scored and _pays(entities, triples) else 1
+    return 1 if entities < _FEWEST else TOGETHER
 
 
 def key(*parts: int | str) -> int:

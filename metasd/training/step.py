@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 class Step:
     """The training step of a model, its optimisers, and the settings that it was made for.
 
-    `triples` is the number of train triples, None if there are many. `teachers` are tables of other
-    sources, which teach separate weights beside the model's own.
+    `teachers` are tables of other sources, which teach separate weights beside the model's own.
     """
 
     def __init__(
@@ -45,17 +44,15 @@ class Step:
         model: Model,
         config: "Config",
         entity_weights: Tensor | None = None,
-        triples: int | None = None,
     ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         self.teachers: list[Tables] = []
         tables = (model.entities, model.relations)
         self.multiplicity: Tensor | None = None  # of the scored rows, where they are a sample
         self.first_entity = model.processes.block(model.num_entities).start  # of those rows
-        self.triples_per_query = sampling.triples_per_query(
-            config, model.num_entities, model.device, triples
-        )
-        self.threshold = sampling.threshold(config, model.num_entities, model.device, triples)
+        scored = config, model.num_entities, model.device
+        self.triples_per_query = sampling.triples_per_query(*scored)
+        self.threshold = sampling.threshold(*scored)
         self.optimizer = self._adagrad(tables, config.train.lr)
         self.meta_optimizer: torch.optim.Optimizer | None = None
         if config.train.objective == "metasd":

@@ -11,37 +11,28 @@ from metasd.training.sampling import AUTO, TOGETHER, threshold, triples_per_quer
 from metasd.training.schedule import is_exact
 
 
-@pytest.mark.parametrize(
-    ("entities", "triples", "wanted"),
-    [
-        (14_541, 272_115, AUTO),
-        (14_541, None, AUTO),
-        (40_943, 86_835, 0.0),  # few triples per entity
-        (2_000, 24_491, 0.0),  # few entities
-    ],
-)
-def test_auto_samples_where_it_pays(
-    monkeypatch: pytest.MonkeyPatch, entities: int, triples: int | None, wanted: float
+@pytest.mark.parametrize(("entities", "pays"), [(14_541, True), (2_000, True), (135, False)])
+def test_auto_takes_the_shortcuts_where_they_pay(
+    monkeypatch: pytest.MonkeyPatch, entities: int, pays: bool
 ) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
     monkeypatch.setattr(kernels, "uses_amx", lambda _: False)
-    cpu = torch.device("cpu")
-    assert threshold(Config(), entities, cpu, triples) == wanted
-    assert threshold(Config(), entities, torch.device("cuda"), triples) == 0.0
+    assert threshold(Config(), entities, cpu) == (AUTO if pays else 0.0)
+    assert threshold(Config(), entities, gpu) == 0.0
+    assert triples_per_query(Config(), entities, cpu) == (TOGETHER if pays else 1)
+    assert triples_per_query(Config(), entities, gpu) == 1
+    assert triples_per_query(preset("metasd"), entities, cpu) == 1
     monkeypatch.setattr(kernels, "uses_amx", lambda _: True)
-    assert threshold(Config(), entities, cpu, triples) == 0.0
-    shared = TOGETHER if wanted and triples else 1
-    assert triples_per_query(Config(), entities, cpu, triples) == shared
-    assert triples_per_query(Config(), entities, torch.device("cuda"), triples) == 1
-    assert triples_per_query(preset("metasd"), entities, cpu, triples) == 1
+    assert threshold(Config(), entities, cpu) == 0.0
 
 
 def test_what_is_asked_for_is_done() -> None:
     cpu = torch.device("cpu")
     for asked, wanted in (("off", 0.0), (0.05, 0.05)):
         config = Config().override({"train.gradient_sampling": asked})
-        assert threshold(config, 100, cpu, 10) == wanted
+        assert threshold(config, 100, cpu) == wanted
     config = Config().override({"train.triples_per_query": 3})
-    assert triples_per_query(config, 100, cpu, 10) == 3
+    assert triples_per_query(config, 100, cpu) == 3
 
 
 @pytest.mark.parametrize(
