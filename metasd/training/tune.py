@@ -27,11 +27,13 @@ from typing import Any, NamedTuple
 
 from metasd.config import SIZED, TUNABLE, Config
 from metasd.data.graph import Graph
+from metasd.environment import training_device
 from metasd.errors import InputError
 from metasd.evaluation import evaluate
 from metasd.files import read_json_lines, write_lines
 from metasd.models.base import Scoring
 
+from . import candidates, sampling
 from .learner import Learner
 from .sizing import sized
 from .stop_signal import Interrupted, Signals
@@ -69,14 +71,14 @@ _SHORT, _LONG, _LONGER = 10, 5, 4
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
-_USUAL = 5
-"""Epochs of a trial, for an estimate of the time of one."""
-
-_SHARE = 0.8
+_SHARE = 0.95
 """The trials' work, as a share of the source's training, unless `tune.budget` says their time."""
 
-_STEP_WORK = 2e8
-"""What a step costs beside its products, in their multiplications."""
+_PRODUCTS, _PRODUCTS_LEFT = 3, 1
+"""Of a step, each a multiplication per score and column; what shortcuts leave of them, about."""
+
+_STEP_WORK, _SCORE_WORK = 2e8, 80
+"""What a step and a score cost beside the products, in their multiplications."""
 
 _VALID = 4000
 """Valid triples that a trial is judged by, at most."""
@@ -150,11 +152,6 @@ class Plan:
     rank: int
     short: int
     long: int
-
-    @property
-    def trials(self) -> int:
-        """About their number."""
-        return _SHORT + _LONG if self.short else _LONG + 1
 
     @property
     def epochs(self) -> int:
@@ -310,21 +307,35 @@ def _trial(config: Config, rank: int, epochs: int, settings: dict[str, float]) -
     )
 
 
+class _Cost(NamedTuple):
+    """Of an optimizer's first epoch, which is exact (`schedule.is_exact`), and of a later one."""
+
+    first: float
+    later: float
+
+    def of(self, epochs: float) -> float:
+        return self.later * epochs + (self.first - self.later) * min(epochs, 1)
+
+    def epochs(self, cost: float, trials: int, lengths: int) -> int:
+        """The epochs that so many trials can have, as long as `lengths` of them together."""
+        return max(int((cost - trials * (self.first - self.later)) / (lengths * self.later)), 0)
+
+
 def plan(graph: Graph, config: Config) -> Plan | None:
     """Trials of `_SHARE` of the source's work, or of `tune.budget`; None if none are worth it."""
     rank = min(config.model.rank, max(32, config.model.rank // 4))
     train, most = config.train, config.warmup_epochs or config.train.epochs
-    steps = math.ceil(2 * len(graph.train) / train.batch_size)
     if config.tune.budget is None:
+        steps = math.ceil(2 * len(graph.train) / train.batch_size)
         epochs = min(most, (train.max_steps or math.inf) / steps)
-        budget = _SHARE * epochs * _work(graph, config, config.model.rank)
-        budget /= _work(graph, config, rank)
+        total = _SHARE * _work(graph, config, config.model.rank).of(epochs)
+        trial = _work(graph, config, rank)
     else:
-        budget = 60 * config.tune.budget / _epoch_seconds(graph, config, rank, _USUAL)
-    short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, most))
-    if short >= 2:
+        total, trial = 60 * config.tune.budget, _seconds(graph, config, rank)
+    short = trial.epochs(total, _SHORT + _LONG, _SHORT + _LONG * _LONGER)
+    if (short := min(short, _MOST_EPOCHS, most)) >= 2:
         return Plan(rank, short, min(_LONGER * short, most))
-    long = int(min(budget / (_LONG + 1), most))
+    long = min(trial.epochs(total, _LONG + 1, _LONG + 1), most)
     return Plan(rank, 0, long) if long else None
 
 
@@ -333,16 +344,26 @@ def search_seconds(graph: Graph, config: Config) -> float:
     found = plan(graph, config) if searched(graph, config) else None
     if found is None:
         return 0.0
-    return found.epochs * _epoch_seconds(graph, config, found.rank, found.epochs / found.trials)
+    trial = _seconds(graph, config, found.rank)
+    longs = _LONG if found.short else _LONG + 1
+    return _SHORT * trial.of(found.short) + longs * trial.of(found.long)
 
 
-def _work(graph: Graph, config: Config, rank: int) -> float:
-    """Of a step."""
+def _work(graph: Graph, config: Config, rank: int) -> _Cost:
+    """Of epochs: the multiplications of a step, about, times the steps."""
     width = Scoring.named(config.model.name)(rank).entity_width
-    return _STEP_WORK + 3 * config.train.batch_size * graph.num_entities * width
+    scores = config.train.batch_size * candidates.scored(config, graph.num_entities)
+    where = config, graph.num_entities, training_device(config.train.device)
+    short = sampling.threshold(*where) > 0 or sampling.triples_per_query(*where) > 1
+    exact, later = (
+        _STEP_WORK + scores * (_SCORE_WORK + products * width)
+        for products in (_PRODUCTS, _PRODUCTS_LEFT if short else _PRODUCTS)
+    )
+    steps = math.ceil(2 * len(graph.train) / config.train.batch_size)
+    return _Cost(exact * steps, later * steps)
 
 
-def _epoch_seconds(graph: Graph, config: Config, rank: int, epochs: float) -> float:
-    """Of an epoch, measured, in a trial of so many."""
-    trial = _trial(config, rank, math.ceil(epochs), {})
-    return Learner(graph, trial).seconds(0, epochs) / epochs
+def _seconds(graph: Graph, config: Config, rank: int) -> _Cost:
+    """Of epochs, measured."""
+    learner = Learner(graph, _trial(config, rank, 2, {}))
+    return _Cost(learner.seconds(0, 1), learner.seconds(1, 1))
