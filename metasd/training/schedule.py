@@ -44,6 +44,8 @@ def is_exact(config: "Config", epoch: int) -> bool:
     gradient is, and would follow the noise of chance. After an epoch the sums know every row.
     """
     fresh = config.has_separate_weights and config.compact.optimizer_state == "fresh"
+    if config.compact.source is not None:
+        return fresh and epoch == 0
     return epoch == 0 or (fresh and epoch == config.warmup_epochs)
 
 

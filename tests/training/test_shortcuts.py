@@ -42,6 +42,14 @@ def test_what_is_asked_for_is_done() -> None:
         ({"compact.warmup_epochs": 3}, [0, 3]),
         ({"compact.warmup_epochs": 3, "compact.optimizer_state": "source"}, [0]),
         ({"compact.warmup_epochs": 0, "compact.source": "x"}, [0]),
+        (
+            {
+                "compact.warmup_epochs": 0,
+                "compact.source": "x",
+                "compact.optimizer_state": "source",
+            },
+            [],
+        ),
         ({"compact.weights": "shared", "compact.warmup_epochs": 2}, [0]),
     ],
     ids=str,
