@@ -18,7 +18,17 @@ from pydantic import (
 from metasd.errors import InputError, error_context, nearest
 from metasd.files import read_yaml, write_text
 from metasd.models.base import Scoring
-from metasd.settings import dotted, explain, flatten, merge, minutes, nested, parse, size_limit
+from metasd.settings import (
+    PRESETS,
+    dotted,
+    explain,
+    flatten,
+    merge,
+    minutes,
+    nested,
+    parse,
+    size_limit,
+)
 
 
 class _Section(BaseModel):
@@ -432,58 +442,3 @@ def preset(name: str = "default") -> Config:
             f"unknown preset {name!r}; there are {', '.join(PRESETS)}" + nearest(str(name), PRESETS)
         )
     return Config(**PRESETS[name])
-
-
-# MetaSD (Findings of EMNLP 2022): the compact model is the source's tables under a magnitude mask
-# that keeps a tenth; the two teach each other. At a rank and batch that a CPU trains.
-_METASD: dict[str, Any] = {
-    "tune.settings": [],
-    "train.objective": "metasd",
-    "train.decay": 0.0,
-    "compact.weights": "shared",
-    "compact.weight_format": "fp32",
-    "compact.warmup_epochs": 0,
-    "compact.lr": 0.03,
-    "prune.fraction": 0.9,
-    "distill.temperature": 3.0,
-    "distill.forward_weight": 3.0,
-    "distill.backward_weight": 1.0,
-}
-
-_PAPER: dict[str, Any] = {
-    **_METASD,
-    "model.name": "complex",
-    "model.rank": 2000,
-    "train.epochs": 200,
-    "train.lr": 0.1,
-    "distill.meta_lr": 1e-4,
-    "distill.inner_lr": 0.1,
-    "regularizer.name": "dura",
-    "eval.every": 5,
-    "eval.patience": 4,
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "metasd": _METASD,
-    "fb15k-237-paper": {
-        **_PAPER,
-        "train.batch_size": 5000,
-        "regularizer.weight": 0.05,
-        "relation_prediction.weight": 4.0,
-    },
-    "wn18rr-paper": {
-        **_PAPER,
-        "train.batch_size": 1000,
-        "regularizer.weight": 0.1,
-        "relation_prediction.weight": 0.0,
-        "train.entity_weights": True,
-    },
-}
-"""By name, the settings in which a preset differs from `Config()`.
-
-`default`: self-distillation with quantization-aware training and structured pruning. The source
-learns for three fifths of the epochs; then the compact model, a copy of its largest columns, learns
-from the triples and from the source, with weights of few bits. `metasd`: self-distillation with
-dynamic pruning and a meta gradient. `*-paper`: the settings that MetaSD was published with.
-"""

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from metasd.config import PRESETS, TUNABLE, Config, preset
+from metasd.config import TUNABLE, Config, preset
 from metasd.errors import InputError
+from metasd.settings import PRESETS
 
 
 def test_a_saved_configuration_loads_equal(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typer.main import get_command
 
 from command_line import QUICK, Command
 from metasd import cli
-from metasd.config import PRESETS
+from metasd.settings import PRESETS
 
 
 def test_every_command_and_option_is_described() -> None:
