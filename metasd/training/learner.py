@@ -30,11 +30,21 @@ _TIMED, _TIMED_SECONDS = 10, 2.0
 
 
 class Learner:
-    """A model on a graph, with all that a step of it needs. It writes nothing."""
+    """A model on a graph, with all that a step of it needs. It writes nothing.
+
+    A `rough` one takes its shortcuts in every epoch, also where a run does not
+    (`schedule.is_exact`): good enough to compare settings.
+    """
 
     def __init__(
-        self, graph: Graph, config: Config, processes: ProcessGrid = SINGLE_PROCESS
+        self,
+        graph: Graph,
+        config: Config,
+        processes: ProcessGrid = SINGLE_PROCESS,
+        *,
+        rough: bool = False,
     ) -> None:
+        self._rough = rough
         self.graph, self.config, self.processes = graph, config, processes
         if graph.num_entities < processes.shards:
             raise InputError(
@@ -107,7 +117,7 @@ class Learner:
     def batches(self, epoch: int) -> Callable[[int], tuple[Batch, Batch | None]]:
         """The epoch's batches by step; the order is a function of seed and epoch alone."""
         settings, step = self.config.train, self.step
-        exact = schedule.is_exact(self.config, epoch)
+        exact = self._is_exact(epoch)
         generator = torch.Generator().manual_seed((settings.seed << 24) + epoch + 1)
         count = len(self.triples)
         order: Order | QueryOrder = Order(count, generator)
@@ -125,6 +135,9 @@ class Learner:
         quiz = Epoch(self.quiz, Order(len(self.quiz), generator), length, quiz_size)
         return lambda at: (batch(triples, at), batch(quiz, at))
 
+    def _is_exact(self, epoch: int) -> bool:
+        return not self._rough and schedule.is_exact(self.config, epoch)
+
     def steps(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         """Trains the steps of an epoch at the rates that they have in a run; yields losses."""
         self.update_masks(epoch)
@@ -138,7 +151,7 @@ class Learner:
         """About the time of so many epochs from `first` on, whose steps do the same but for
         `schedule.is_exact`: from a few that it trains.
         """
-        exact = min(epochs, 1.0) if schedule.is_exact(self.config, first) else 0.0
+        exact = min(epochs, 1.0) if self._is_exact(first) else 0.0
         found = 0.0
         if exact:
             found += exact * self.steps_per_epoch * self._seconds_per_step(first)

@@ -278,7 +278,8 @@ class _Trials:
 
     def _train(self, settings: dict[str, float], epochs: int) -> float:
         assert self.plan is not None
-        learner = Learner(self._graph, _trial(self.config, self.plan.rank, epochs, settings))
+        trial = _trial(self.config, self.plan.rank, epochs, settings)
+        learner = Learner(self._graph, trial, rough=True)
         for epoch in range(epochs):
             for _ in learner.steps(epoch):
                 if self._signals.received:
@@ -307,20 +308,6 @@ def _trial(config: Config, rank: int, epochs: int, settings: dict[str, float]) -
     )
 
 
-class _Cost(NamedTuple):
-    """Of an optimizer's first epoch, which is exact (`schedule.is_exact`), and of a later one."""
-
-    first: float
-    later: float
-
-    def of(self, epochs: float) -> float:
-        return self.later * epochs + (self.first - self.later) * min(epochs, 1)
-
-    def epochs(self, cost: float, trials: int, lengths: int) -> int:
-        """The epochs that so many trials can have, as long as `lengths` of them together."""
-        return max(int((cost - trials * (self.first - self.later)) / (lengths * self.later)), 0)
-
-
 def plan(graph: Graph, config: Config) -> Plan | None:
     """Trials of `_SHARE` of the source's work, or of `tune.budget`; None if none are worth it."""
     rank = min(config.model.rank, max(32, config.model.rank // 4))
@@ -328,42 +315,40 @@ def plan(graph: Graph, config: Config) -> Plan | None:
     if config.tune.budget is None:
         steps = math.ceil(2 * len(graph.train) / train.batch_size)
         epochs = min(most, (train.max_steps or math.inf) / steps)
-        total = _SHARE * _work(graph, config, config.model.rank).of(epochs)
-        trial = _work(graph, config, rank)
+        exact, later, trial = _work(graph, config, rank)
+        budget = _SHARE * (later * epochs + (exact - later) * min(epochs, 1)) / trial
     else:
-        total, trial = 60 * config.tune.budget, _seconds(graph, config, rank)
-    short = trial.epochs(total, _SHORT + _LONG, _SHORT + _LONG * _LONGER)
-    if (short := min(short, _MOST_EPOCHS, most)) >= 2:
+        budget = 60 * config.tune.budget / _seconds(graph, config, rank)
+    short = int(min(budget / (_SHORT + _LONG * _LONGER), _MOST_EPOCHS, most))
+    if short >= 2:
         return Plan(rank, short, min(_LONGER * short, most))
-    long = min(trial.epochs(total, _LONG + 1, _LONG + 1), most)
+    long = int(min(budget / (_LONG + 1), most))
     return Plan(rank, 0, long) if long else None
 
 
 def search_seconds(graph: Graph, config: Config) -> float:
     """How long the search will take, by timed steps of a trial; 0 where none is due."""
     found = plan(graph, config) if searched(graph, config) else None
-    if found is None:
-        return 0.0
-    trial = _seconds(graph, config, found.rank)
-    longs = _LONG if found.short else _LONG + 1
-    return _SHORT * trial.of(found.short) + longs * trial.of(found.long)
+    return found.epochs * _seconds(graph, config, found.rank) if found else 0.0
 
 
-def _work(graph: Graph, config: Config, rank: int) -> _Cost:
-    """Of epochs: the multiplications of a step, about, times the steps."""
-    width = Scoring.named(config.model.name)(rank).entity_width
+def _work(graph: Graph, config: Config, rank: int) -> tuple[float, float, float]:
+    """Of a step of the source in its exact first epoch and in later ones, and of a trial's: about
+    their multiplications.
+    """
     scores = config.train.batch_size * candidates.scored(config, graph.num_entities)
     where = config, graph.num_entities, training_device(config.train.device)
-    short = sampling.threshold(*where) > 0 or sampling.triples_per_query(*where) > 1
-    exact, later = (
-        _STEP_WORK + scores * (_SCORE_WORK + products * width)
-        for products in (_PRODUCTS, _PRODUCTS_LEFT if short else _PRODUCTS)
-    )
-    steps = math.ceil(2 * len(graph.train) / config.train.batch_size)
-    return _Cost(exact * steps, later * steps)
+    shorter = sampling.threshold(*where) > 0 or sampling.triples_per_query(*where) > 1
+    left = _PRODUCTS_LEFT if shorter else _PRODUCTS
+
+    def work(rank: int, products: int) -> float:
+        width = Scoring.named(config.model.name)(rank).entity_width
+        return _STEP_WORK + scores * (_SCORE_WORK + products * width)
+
+    own = config.model.rank
+    return work(own, _PRODUCTS), work(own, left), work(rank, left)
 
 
-def _seconds(graph: Graph, config: Config, rank: int) -> _Cost:
-    """Of epochs, measured."""
-    learner = Learner(graph, _trial(config, rank, 2, {}))
-    return _Cost(learner.seconds(0, 1), learner.seconds(1, 1))
+def _seconds(graph: Graph, config: Config, rank: int) -> float:
+    """Of an epoch of a trial, measured."""
+    return Learner(graph, _trial(config, rank, 1, {}), rough=True).seconds(0, 1)
