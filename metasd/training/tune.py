@@ -71,7 +71,7 @@ _SHORT, _LONG, _LONGER = 10, 5, 4
 _MOST_EPOCHS = 10
 """Of a short trial: more do not make it a better judge."""
 
-_SHARE = 0.95
+_SHARE = 0.85
 """The trials' work, as a share of the source's training, unless `tune.budget` says their time."""
 
 _PRODUCTS, _PRODUCTS_LEFT = 3, 1
