@@ -140,33 +140,6 @@ def _mrr(model: Point | None) -> list[str]:
     return [f"{model.mrr:.3f}", model.spread(3)]
 
 
-CLAIMS = {  # filtered, on test: the compact model (Li et al., Findings of EMNLP 2022)
-    "fb15k-237": {"mrr": 0.391, "hits@1": 0.300, "hits@3": 0.428, "hits@10": 0.571},
-    "wn18rr": {"mrr": 0.491, "hits@1": 0.447, "hits@3": 0.504, "hits@10": 0.570},
-}
-"""The published numbers, by study."""
-
-
-def claims() -> str:
-    """The committed models beside the published numbers."""
-    rows: Rows = [["graph", "model", "bytes", "MRR", "Hits@1", "Hits@3", "Hits@10", "valid MRR"]]
-    found = {}
-    for name, published in CLAIMS.items():
-        path = ROOT / "studies" / name / "model.json"
-        if not path.exists():
-            continue
-        found[name] = row = json.loads(path.read_text(encoding="utf-8"))
-        wanted = [f"{value:.3f}" for value in published.values()]
-        rows.append([row["graph"], "MetaSD, published", "a tenth of rank 2000", *wanted, ""])
-        size = f"{sum(row['bytes'].values()) / 1e6:.1f} MB"
-        ours = [f"{row['test'][metric]:.4f}" for metric in published]
-        here = f"[`studies/{name}/model`](studies/{name}/model)"
-        rows.append([row["graph"], here, size, *ours, f"{row['valid']['mrr']:.4f}"])
-    if not found:
-        raise FileNotFoundError("no study has a model")
-    return table(rows)
-
-
 def summary() -> str:
     """Five models: of each kind the best by valid with at most a tenth of the dense bytes.
 
@@ -264,7 +237,6 @@ def _step(found: Study, model: Point, dense: Point, base: Point | None) -> list[
 
 
 TABLES = {
-    "claims": claims,
     "steps": steps,
     "summary": summary,
     "studies": studies,
