@@ -117,14 +117,17 @@ def add_run(folder: Path) -> None:
     from metasd.environment import measured_on
 
     run = Run.load(folder)
+    source = run.config.compact.source
+    alone = {} if source is None else {"source_epochs": len(Run.load(source).history)}
     seconds = sum(record["seconds"] for record in run.history)
     triples = sum(record["seconds"] * record["triples_per_second"] for record in run.history)
     result = {
         "graph": run.metrics["protocol"]["graph"],
         **measured_on(),
-        "config": run.config.flat(),
+        "config": run.config.flat() | ({"compact.source": "the source"} if source else {}),
         "protocol": run.metrics["protocol"],
         "epochs": len(run.history),
+        **alone,
         "training_seconds": seconds,
         "triples_per_second": triples / seconds,
         "peak_memory_bytes": max(record["peak_memory_bytes"] for record in run.history),

@@ -130,7 +130,7 @@ def training() -> str:
             [
                 f"{result['graph']}, rank {result['config']['model.rank']}",
                 f"{result['config']['relation_prediction.weight']:g}",
-                str(result["epochs"]),
+                " + ".join(str(result[x]) for x in ("source_epochs", "epochs") if x in result),
                 f"{result['triples_per_second']:,.0f}",
                 f"{result['peak_memory_bytes'] / 1e6:,.0f} MB",
                 f"{source['mrr']:.3f}",

@@ -170,9 +170,26 @@ _PAPER: dict[str, Any] = {
     "eval.patience": 4,
 }
 
+# What WordNet's graphs gain from: answers weighted by how often they are answers, a strong
+# regularizer for many epochs, and candidates, which make those short.
+_WN18RR: dict[str, Any] = {
+    "tune.settings": [],
+    "model.rank": 1000,
+    "train.epochs": 60,
+    "train.decay": 0.4,
+    "train.candidates": 3000,
+    "train.entity_weights": True,
+    "regularizer.weight": 0.1,
+    "relation_prediction.weight": 0.0,
+    "compact.warmup_epochs": 50,
+    "prune.granularity": "column",
+    "prune.fraction": 0.52,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "metasd": _METASD,
+    "wn18rr": _WN18RR,
     "fb15k-237-paper": {
         **_PAPER,
         "train.batch_size": 5000,
@@ -192,5 +209,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 `default`: self-distillation with quantization-aware training and structured pruning. The source
 learns for three fifths of the epochs; then the compact model, a copy of its largest columns, learns
 from the triples and from the source, with weights of few bits. `metasd`: self-distillation with
-dynamic pruning and a meta gradient. `*-paper`: the settings that MetaSD was published with.
+dynamic pruning and a meta gradient. `wn18rr`: the best found on that graph for a compact model of
+16 MB. `*-paper`: the settings that MetaSD was published with.
 """

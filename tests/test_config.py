@@ -48,7 +48,8 @@ def test_the_published_presets() -> None:
         True,
     )
     assert preset("default") == preset() == Config()
-    assert all(preset(name).prune.fraction == 0.9 for name in PRESETS if name != "default")
+    published = [name for name in PRESETS if name not in ("default", "wn18rr")]
+    assert all(preset(name).prune.fraction == 0.9 for name in published)
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(20, 12), (33, 20), (65, 40), (3, 2), (2, 1)])
@@ -119,7 +120,7 @@ def test_column_granularity_needs_coordinates() -> None:
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(InputError, match='did you mean "wn18rr-paper"'):
+    with pytest.raises(InputError, match='did you mean "wn18rr"'):
         preset("wn18r")
 
 

@@ -44,7 +44,7 @@ Preset = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Settings to start from: default, metasd, fb15k-237-paper or wn18rr-paper.",
+        help="Settings to start from: default, metasd, wn18rr, fb15k-237-paper or wn18rr-paper.",
         show_default="default; with --from, the old run's",
     ),
 ]
