@@ -183,8 +183,6 @@ class CandidateStep(Step):
         self, model: Model, config: "Config", entity_weights: Tensor | None, count: int
     ) -> None:
         super().__init__(model, config, entity_weights)
-        if config.train.triples_per_query == "auto" and model.num_entities >= AUTO_FROM:
-            self.triples_per_query = 1  # else all triples would be sorted by query in every epoch
         self._count = count
         self._touched: TouchedRows | None = None
 

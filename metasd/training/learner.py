@@ -19,10 +19,9 @@ from metasd.models.base import Scoring
 from metasd.models.masks import check_fraction, draw_masks
 from metasd.models.model import Model
 
-from . import candidates, schedule
+from . import candidates, sampling, schedule
 from .checkpoint import Checkpoint, Layout, restore_model
 from .parts import Batch
-from .sampling import key
 from .warm_start import WarmStart, check_sources, take_source
 
 _TIMED, _TIMED_SECONDS = 10, 2.0
@@ -82,6 +81,9 @@ class Learner:
             block = self.processes.block(self.graph.num_entities)
             weights = entity_weights(self.graph)[block].to(self.device)
         self.step = candidates.step_of(self.model, self.config, weights)
+        asked = self.config.train.triples_per_query
+        if asked == "auto" and len(self.triples) > sampling.MOST_SORTED:
+            self.step.triples_per_query = 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,7 +128,7 @@ class Learner:
         triples = Epoch(self.triples, order, count, settings.batch_size)
 
         def batch(of: Epoch, at: int) -> Batch:
-            return step.batch(*of.columns(at), key(settings.seed, epoch, at), exact=exact)
+            return step.batch(*of.columns(at), sampling.key(settings.seed, epoch, at), exact=exact)
 
         if settings.objective != "metasd":
             return lambda at: (batch(triples, at), None)

@@ -6,6 +6,7 @@ import torch
 from metasd import kernels
 from metasd.config import Config, preset
 from metasd.data.graph import Graph
+from metasd.training import sampling
 from metasd.training.learner import Learner
 from metasd.training.sampling import AUTO, TOGETHER, threshold, triples_per_query
 from metasd.training.schedule import is_exact
@@ -76,3 +77,15 @@ def test_batches_of_later_epochs_take_the_shortcuts(small_graph: Graph) -> None:
     assert later.threshold == 0.05
     assert later.first_of is not None
     assert len(later.first_of) < len(later.targets)
+
+
+def test_many_triples_are_not_sorted_by_query_unless_asked(
+    small_graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_FEWEST", 1)
+    config = Config().override({"train.objective": "dense", "model.rank": 8})
+    assert Learner(small_graph, config).step.triples_per_query == TOGETHER
+    monkeypatch.setattr(sampling, "MOST_SORTED", 2 * len(small_graph.train) - 1)
+    assert Learner(small_graph, config).step.triples_per_query == 1
+    asked = config.override({"train.triples_per_query": 3})
+    assert Learner(small_graph, asked).step.triples_per_query == 3
