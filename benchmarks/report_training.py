@@ -60,7 +60,7 @@ def tuning() -> str:
     rows = [
         [
             *("graph", "entities", "train triples", "rank", "epochs"),
-            *("rules", "search", "best", "lost", "time"),
+            *("rules", "search", "best", "of trials", "lost", "time"),
         ]
     ]
     results = load("tuning")
@@ -76,6 +76,7 @@ def tuning() -> str:
                 f"{found['rules']['test']:.3f}",
                 f"{chosen:.3f}",
                 f"{best:.3f}",
+                str(found["trials"]),
                 f"{1 - chosen / best:.1%}",
                 f"{1 + found['search_seconds'] / found['training_seconds']:.2f}",
             ]
@@ -83,7 +84,7 @@ def tuning() -> str:
     machines = dict.fromkeys(machine(found) for found in results.values())
     return (
         f"{table(rows)}\n\nTest MRR of the source with settings by rules alone, after the search, "
-        f"and with the best on valid of {found['trials']} trials at the same rank and epochs "
+        "and with the best on valid of some trials at the same rank and epochs "
         "(drawn at random; two thirds of them stop after a fifth of the epochs, two thirds of the "
         "others after half), of the best validation; what the search loses of the best; time of "
         f"search and training, relative to the training. {'; '.join(machines)}."
