@@ -306,6 +306,7 @@ def settings(precision: str) -> Any:
     return SimpleNamespace(
         train=SimpleNamespace(
             gradient_sampling="off",
+            triples_per_query=1,
             objective="metasd",
             lr=0.1,
             source_step=True,
