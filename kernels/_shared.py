@@ -14,6 +14,7 @@ from torch import Tensor
 from ._checks import check_index, check_range
 from ._collectives import all_reduce_sum, target_weights
 from ._sampling import Sampling
+from .apply_mask import apply_mask
 from .masked_rows import masked_rows
 from .scatter_rows import scatter_rows
 
@@ -42,9 +43,9 @@ class SharedQueries:
         weights = target_weights(targets, weight, entities.shape[0], group)
         if weights is None:
             weights = queries.new_ones(len(targets))
-        self._here = (targets >= 0) & (targets < entities.shape[0])  # not in another process
-        self._targets = torch.where(self._here, targets, 0)
-        self._weights = torch.where(self._here, weights, 0.0) / max(len(targets), 1)
+        here = (targets >= 0) & (targets < entities.shape[0])  # not in another process
+        self._targets = torch.where(here, targets, 0)
+        self._weights = torch.where(here, weights, 0.0) / max(len(targets), 1)
         self._ratio = len(queries) / max(len(targets), 1)
         self.weight, self.count = (
             queries.new_zeros(len(queries)).index_add_(0, query_of, x * self._ratio)
@@ -80,10 +81,6 @@ class SharedQueries:
         scatter_rows(rows * -self._weights[:, None], None, self._query_of, grad_queries)
         taken *= -self._weights[:, None]
         if grad_mask is not None:  # of the rows alone: the table is masked already
-            taken = masked_rows(taken, grad_mask[self._targets], _all(taken))
+            taken = apply_mask(taken, grad_mask[self._targets])
         scatter_rows(taken, None, self._targets, grad_table)
         return all_reduce_sum(loss, self._group)
-
-
-def _all(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device)

@@ -172,7 +172,7 @@ def _losses_of(
     multiplicity: Tensor | None,
     query_of: Tensor | None,
 ) -> Results:
-    """Steps 1 and 3, of checked arguments; queries have a target each, or several."""
+    """Step 1 or 3, its arguments checked first; queries have a target each, or several."""
     check_table("entities", entities)
     check_table("q_source", q_source, like=entities)
     check_table("q_pruned", q_pruned, q_source.shape[0], like=entities)

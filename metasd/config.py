@@ -344,10 +344,10 @@ class Config(_Section):
                 f"distill.teachers = {self.distill.teachers} needs compact.warmup_epochs, in which "
                 "they learn; where there is compact.source, list their runs"
             )
-        for value in ("prune.granularity = column", "regularizer.name = ivr"):
-            section, name, _, wanted = value.replace(".", " ").split()
-            if self.model.name == "rescal" and getattr(getattr(self, section), name) == wanted:
-                raise ValueError(f"{value} is not possible with model.name = rescal")
+        if self.model.name == "rescal":  # whose relations act on all coordinates at once
+            for key, value in (("prune.granularity", "column"), ("regularizer.name", "ivr")):
+                if self.flat()[key] == value:
+                    raise ValueError(f"{key} = {value} is not possible with model.name = rescal")
         return self
 
     @property

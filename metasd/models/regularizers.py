@@ -63,15 +63,13 @@ def ivr(
     """
     rows = (head, relation, tail)
     moduli = [squares(scoring, x).sqrt_() for x in rows]
-    powers = [modulus.pow(power) for modulus in moduli]
-    value = scale * torch.stack([x.sum() for x in powers]).sum()
+    h, r, t = (modulus.pow(power) for modulus in moduli)
+    value = scale * torch.stack([h.sum(), r.sum(), t.sum()]).sum()
     if product_scale:
-        h, r, t = powers
         value = value + product_scale * (h * r + r * t + t * h).sum()
-    total = torch.stack(powers).sum(0) if product_scale else None
     gradients = []
-    for x, modulus, own in zip(rows, moduli, powers, strict=True):
-        by = scale if total is None else scale + product_scale * (total - own)
+    for x, modulus, others in zip(rows, moduli, ((r, t), (t, h), (h, r)), strict=True):
+        by = scale + product_scale * (others[0] + others[1]) if product_scale else scale
         factor = by * power * modulus.pow(power - 2)
         gradients.append((_coordinates(scoring, x) * factor[:, None]).view_as(x))
     head, relation, tail = gradients

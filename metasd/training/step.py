@@ -40,10 +40,7 @@ class Step:
     """
 
     def __init__(
-        self,
-        model: Model,
-        config: "Config",
-        entity_weights: Tensor | None = None,
+        self, model: Model, config: "Config", entity_weights: Tensor | None = None
     ) -> None:
         self.model, self.config, self.entity_weights = model, config, entity_weights
         self.teachers: list[Tables] = []
