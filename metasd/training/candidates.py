@@ -183,6 +183,7 @@ class CandidateStep(Step):
         self, model: Model, config: "Config", entity_weights: Tensor | None, count: int
     ) -> None:
         super().__init__(model, config, entity_weights)
+        self.threshold = sampling.threshold(config, count, model.device)  # of the scored rows
         self._count = count
         self._touched: TouchedRows | None = None
 
