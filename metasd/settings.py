@@ -209,6 +209,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 `default`: self-distillation with quantization-aware training and structured pruning. The source
 learns for three fifths of the epochs; then the compact model, a copy of its largest columns, learns
 from the triples and from the source, with weights of few bits. `metasd`: self-distillation with
-dynamic pruning and a meta gradient. `wn18rr`: the best found on that graph for a compact model of
+dynamic pruning and a meta gradient. `wn18rr`: the best found on that graph for tables of less than
 16 MB. `*-paper`: the settings that MetaSD was published with.
 """
